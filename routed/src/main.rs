@@ -1,0 +1,2 @@
+//! See DESIGN.md.
+fn main() {}
