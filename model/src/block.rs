@@ -82,8 +82,8 @@ fn owner(affinity: Option<&str>) -> BlockOwner {
     }
 }
 
-fn holder(spec: &api::IPAMBlockSpec, index: usize) -> Option<&str> {
-    let attribute = spec.attributes.get(index)?;
+fn holder(spec: &api::IPAMBlockSpec, index: i64) -> Option<&str> {
+    let attribute = spec.attributes.get(usize::try_from(index).ok()?)?;
     let owner = attribute.secondary.as_ref()?;
     owner.get("node").map(String::as_str)
 }

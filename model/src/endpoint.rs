@@ -142,11 +142,19 @@ pub fn pod_labels(
     let namespace_name = pod.id.namespace.as_str();
     labels.insert(NAMESPACE_LABEL.into(), namespace_name.into());
     labels.insert(ORCHESTRATOR_LABEL.into(), "k8s".into());
-    inherit(&mut labels, NAMESPACE_PREFIX, namespace.map(|ns| &ns.labels));
+    inherit(
+        &mut labels,
+        NAMESPACE_PREFIX,
+        namespace.map(|ns| &ns.labels),
+    );
     labels.insert("pcns.projectcalico.org/name".into(), namespace_name.into());
     if let Some(name) = &pod.service_account {
         labels.insert(SERVICE_ACCOUNT_LABEL.into(), name.as_str().into());
-        inherit(&mut labels, SERVICE_ACCOUNT_PREFIX, account.map(|sa| &sa.labels));
+        inherit(
+            &mut labels,
+            SERVICE_ACCOUNT_PREFIX,
+            account.map(|sa| &sa.labels),
+        );
         labels.insert("pcsa.projectcalico.org/name".into(), name.as_str().into());
     }
     labels
@@ -195,7 +203,11 @@ mod tests {
             terminating: false,
         };
         let labels = pod_labels(
-            &pod(&[("pcns.team", "red"), ("app", "x"), (NAMESPACE_LABEL, "kube-system")]),
+            &pod(&[
+                ("pcns.team", "red"),
+                ("app", "x"),
+                (NAMESPACE_LABEL, "kube-system"),
+            ]),
             Some(&namespace),
             None,
         );

@@ -105,7 +105,11 @@ impl Membership {
             }
         }
         match needed_label(selector) {
-            Some(label) => self.by_label.entry(label).or_default().insert(selector.clone()),
+            Some(label) => self
+                .by_label
+                .entry(label)
+                .or_default()
+                .insert(selector.clone()),
             None => self.unindexed.insert(selector.clone()),
         };
         self.watched.insert(selector.clone(), watched);
@@ -139,7 +143,11 @@ impl Membership {
         name: &str,
         protocol: Transport,
     ) -> BTreeSet<(IpAddr, u16)> {
-        let matched = self.watched.get(selector).into_iter().flat_map(|watched| &watched.matched);
+        let matched = self
+            .watched
+            .get(selector)
+            .into_iter()
+            .flat_map(|watched| &watched.matched);
         let mut found = BTreeSet::new();
         for member in matched.filter_map(|key| self.endpoints.get(key)) {
             let ports = member
@@ -172,7 +180,11 @@ impl Membership {
     fn candidates(&self, key: &MemberKey, labels: Option<&Arc<Labels>>) -> BTreeSet<Selector> {
         let mut found = self.unindexed.clone();
         let old = self.endpoints.get(key).map(|member| &member.labels);
-        for label in labels.into_iter().chain(old).flat_map(|labels| labels.keys()) {
+        for label in labels
+            .into_iter()
+            .chain(old)
+            .flat_map(|labels| labels.keys())
+        {
             if let Some(selectors) = self.by_label.get(label) {
                 found.extend(selectors.iter().cloned());
             }
@@ -210,7 +222,8 @@ impl Membership {
 }
 
 fn needed_label(selector: &Selector) -> Option<String> {
-    selector.must_have().map(str::to_owned)
+    let needed = selector.must_have()?;
+    needed.keys().next().map(|label| (*label).to_owned())
 }
 
 fn add(members: &mut Members, addresses: &[IpNet]) {

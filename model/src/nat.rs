@@ -1,7 +1,7 @@
 //! What address translation the node needs: planned in `dataplane`, rendered in `policy-iptables`.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, IpAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 

@@ -91,9 +91,21 @@ impl Node {
             errors: Vec::new(),
         };
         let node = Self {
-            ipv4: reader.read(annotation::IPV4_ADDRESS, "an IPv4 address with prefix length", parse_net4),
-            ipv6: reader.read(annotation::IPV6_ADDRESS, "an IPv6 address with prefix length", parse_net6),
-            asn: reader.read(annotation::AS_NUMBER, "an AS number, plain or dotted", parse_as_number),
+            ipv4: reader.read(
+                annotation::IPV4_ADDRESS,
+                "an IPv4 address with prefix length",
+                parse_net4,
+            ),
+            ipv6: reader.read(
+                annotation::IPV6_ADDRESS,
+                "an IPv6 address with prefix length",
+                parse_net6,
+            ),
+            asn: reader.read(
+                annotation::AS_NUMBER,
+                "an AS number, plain or dotted",
+                parse_as_number,
+            ),
             route_reflector_cluster_id: reader.read(
                 annotation::ROUTE_REFLECTOR_CLUSTER_ID,
                 "a dotted quad",
@@ -242,7 +254,11 @@ mod tests {
         assert_eq!(node.subnet(false), Some("10.1.0.0/24".parse().unwrap()));
         assert_eq!(node.asn, Some(65546));
         assert_eq!(node.vtep_mac, Some([0x66, 0x0a, 0xff, 0, 1, 2]));
-        assert_eq!(node.addresses().count(), 1, "the InternalIP equals the annotation");
+        assert_eq!(
+            node.addresses().count(),
+            1,
+            "the InternalIP equals the annotation"
+        );
     }
 
     #[test]
@@ -252,7 +268,10 @@ mod tests {
             (annotation::VXLAN_MAC, "66:0a:ff:00:01"),
             (annotation::IPV4_VXLAN_TUNNEL, ""),
         ]);
-        assert_eq!((node.asn, node.vtep_mac, node.vxlan_ipv4), (None, None, None));
+        assert_eq!(
+            (node.asn, node.vtep_mac, node.vxlan_ipv4),
+            (None, None, None)
+        );
         assert_eq!(errors.len(), 2);
         assert!(errors[0].to_string().contains("projectcalico.org/ASNumber"));
     }

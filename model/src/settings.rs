@@ -42,7 +42,10 @@ fn scoped(world: &World) -> Option<&api::FelixConfiguration> {
         .filter(|object| takes(object, labels))
         .min_by_key(|object| {
             let metadata = &object.metadata;
-            (metadata.creation_timestamp.as_ref().map(|time| time.0), metadata.name.clone())
+            (
+                metadata.creation_timestamp.as_ref().map(|time| time.0),
+                metadata.name.clone(),
+            )
         })
 }
 

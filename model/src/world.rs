@@ -13,7 +13,9 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::block::Block;
-use crate::endpoint::{Labels, LocalEndpoint, NamedPort, Namespace, Pod, ServiceAccount, pod_labels};
+use crate::endpoint::{
+    Labels, LocalEndpoint, NamedPort, Namespace, Pod, ServiceAccount, pod_labels,
+};
 use crate::event::{Event, Key, Kind, Object};
 use crate::ids::{AttachmentId, NamespacedName, NodeName, ObjectName, PodRef};
 use crate::membership::{Member, MemberKey, Membership};
@@ -144,7 +146,11 @@ impl World {
             Event::Delete(key) => self.delete(key),
             Event::Synced(kind) => {
                 let news = self.synced.insert(kind);
-                if news && self.all_synced() { Dirty::ALL } else { Dirty::NONE }
+                if news && self.all_synced() {
+                    Dirty::ALL
+                } else {
+                    Dirty::NONE
+                }
             }
         }
     }
@@ -157,7 +163,12 @@ impl World {
             Object::Pod(pod) => self.upsert_pod(pod),
             Object::KubeNetworkPolicy(policy) => {
                 let key = namespaced(&policy.metadata);
-                changed(&mut self.kube_policies, key, Arc::new(policy), Dirty::POLICY)
+                changed(
+                    &mut self.kube_policies,
+                    key,
+                    Arc::new(policy),
+                    Dirty::POLICY,
+                )
             }
             Object::IpPool(pool) => {
                 let key = named(&pool.metadata);
@@ -171,7 +182,12 @@ impl World {
             }
             Object::IpamConfiguration(object) => {
                 let key = named(&object.metadata);
-                changed(&mut self.ipam_configurations, key, Arc::new(object), Dirty::IPAM)
+                changed(
+                    &mut self.ipam_configurations,
+                    key,
+                    Arc::new(object),
+                    Dirty::IPAM,
+                )
             }
             Object::BgpConfiguration(object) => {
                 let key = named(&object.metadata);
@@ -185,7 +201,12 @@ impl World {
             }
             Object::FelixConfiguration(object) => {
                 let key = named(&object.metadata);
-                changed(&mut self.felix_configurations, key, Arc::new(object), Dirty::ALL)
+                changed(
+                    &mut self.felix_configurations,
+                    key,
+                    Arc::new(object),
+                    Dirty::ALL,
+                )
             }
             Object::Tier(object) => {
                 let key = named(&object.metadata);
@@ -197,7 +218,12 @@ impl World {
             }
             Object::GlobalNetworkPolicy(object) => {
                 let key = named(&object.metadata);
-                changed(&mut self.global_policies, key, Arc::new(object), Dirty::POLICY)
+                changed(
+                    &mut self.global_policies,
+                    key,
+                    Arc::new(object),
+                    Dirty::POLICY,
+                )
             }
             Object::Endpoint(endpoint) => self.upsert_endpoint(endpoint),
         }
@@ -228,11 +254,15 @@ impl World {
                 gone(&mut self.affinities, &name, domains)
             }
             Key::IpamConfiguration(name) => gone(&mut self.ipam_configurations, &name, Dirty::IPAM),
-            Key::BgpConfiguration(name) => {
-                gone(&mut self.bgp_configurations, &name, Dirty::ROUTES | Dirty::PEERING)
-            }
+            Key::BgpConfiguration(name) => gone(
+                &mut self.bgp_configurations,
+                &name,
+                Dirty::ROUTES | Dirty::PEERING,
+            ),
             Key::BgpPeer(name) => gone(&mut self.bgp_peers, &name, Dirty::ROUTES | Dirty::PEERING),
-            Key::FelixConfiguration(name) => gone(&mut self.felix_configurations, &name, Dirty::ALL),
+            Key::FelixConfiguration(name) => {
+                gone(&mut self.felix_configurations, &name, Dirty::ALL)
+            }
             Key::Tier(name) => gone(&mut self.tiers, &name, Dirty::POLICY),
             Key::NetworkPolicy(id) => gone(&mut self.policies, &id, Dirty::POLICY),
             Key::GlobalNetworkPolicy(name) => gone(&mut self.global_policies, &name, Dirty::POLICY),
@@ -251,7 +281,12 @@ impl World {
 
     fn upsert_account(&mut self, account: ServiceAccount) -> Dirty {
         let namespace = account.id.namespace.clone();
-        let dirty = changed(&mut self.accounts, account.id.clone(), account, Dirty::POLICY);
+        let dirty = changed(
+            &mut self.accounts,
+            account.id.clone(),
+            account,
+            Dirty::POLICY,
+        );
         if !dirty.is_none() {
             self.refresh_namespace(&namespace);
         }
@@ -262,7 +297,11 @@ impl World {
         let id = pod.id.clone();
         self.departed.remove(&id);
         let local = pod.node.as_ref() == Some(&self.this);
-        let domains = if local { Dirty::POLICY | Dirty::ROUTES } else { Dirty::POLICY };
+        let domains = if local {
+            Dirty::POLICY | Dirty::ROUTES
+        } else {
+            Dirty::POLICY
+        };
         let dirty = changed(&mut self.pods, id.clone(), pod, domains);
         if !dirty.is_none() {
             self.refresh_pod(&id);
@@ -324,7 +363,12 @@ impl World {
             Some(endpoint) => {
                 let member = Member {
                     labels: Arc::new(endpoint.labels.clone()),
-                    addresses: endpoint.addresses.iter().copied().map(IpNet::from).collect(),
+                    addresses: endpoint
+                        .addresses
+                        .iter()
+                        .copied()
+                        .map(IpNet::from)
+                        .collect(),
                     ports: Vec::new(),
                 };
                 self.membership.upsert(key, member);
@@ -415,7 +459,9 @@ impl World {
 
     /// Every interface of a sandbox on this node, by key; finished pods excluded, because their addresses may be reused.
     pub fn local_endpoints(&self) -> impl Iterator<Item = EndpointView<'_>> {
-        self.endpoints.values().filter_map(|endpoint| self.view(endpoint))
+        self.endpoints
+            .values()
+            .filter_map(|endpoint| self.view(endpoint))
     }
 
     /// One interface of a sandbox on this node.
@@ -538,7 +584,12 @@ fn node_domains() -> Dirty {
     Dirty::ROUTES | Dirty::NAT | Dirty::PEERING | Dirty::IPAM
 }
 
-fn changed<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V, domains: Dirty) -> Dirty {
+fn changed<K: Ord, V: PartialEq>(
+    map: &mut BTreeMap<K, V>,
+    key: K,
+    value: V,
+    domains: Dirty,
+) -> Dirty {
     if map.get(&key) == Some(&value) {
         return Dirty::NONE;
     }

@@ -87,7 +87,7 @@ proptest! {
                 }
                 Step::Watch(index) => {
                     incremental.watch(&selector(index));
-                    watched.insert(selector(index), Members::new());
+                    watched.entry(selector(index)).or_default();
                 }
                 Step::Unwatch(index) => {
                     incremental.unwatch(&selector(index));
@@ -119,6 +119,13 @@ fn a_named_port_resolves_per_endpoint_and_protocol() {
         (IpAddr::from([10, 0, 0, 1]), 8080),
         (IpAddr::from([10, 0, 0, 2]), 9090),
     ]);
-    assert_eq!(membership.port_members(&selector, "http", Transport::Tcp), expected);
-    assert!(membership.port_members(&selector, "http", Transport::Udp).is_empty());
+    assert_eq!(
+        membership.port_members(&selector, "http", Transport::Tcp),
+        expected
+    );
+    assert!(
+        membership
+            .port_members(&selector, "http", Transport::Udp)
+            .is_empty()
+    );
 }

@@ -61,7 +61,10 @@ fn endpoint(pod: u8, ip: u8) -> LocalEndpoint {
 #[derive(Clone, Debug)]
 struct History(Vec<Event>);
 
-fn history(of: impl Strategy<Value = Event>, length: impl Into<SizeRange>) -> impl Strategy<Value = History> {
+fn history(
+    of: impl Strategy<Value = Event>,
+    length: impl Into<SizeRange>,
+) -> impl Strategy<Value = History> {
     proptest::collection::vec(of, length).prop_map(History)
 }
 
@@ -76,7 +79,9 @@ fn histories() -> impl Strategy<Value = Vec<History>> {
     let accounts = history(
         prop_oneof![
             (0..3u8).prop_map(|label| Event::upsert(account(label))),
-            Just(Event::Delete(Key::ServiceAccount(NamespacedName::new("web", "robot"))))
+            Just(Event::Delete(Key::ServiceAccount(NamespacedName::new(
+                "web", "robot"
+            ))))
         ],
         1..3,
     );
@@ -94,7 +99,8 @@ fn histories() -> impl Strategy<Value = Vec<History>> {
     });
     let local = (3..6u8).prop_map(|name| {
         history(
-            (0..3u8, 0..9u8).prop_map(move |(label, ip)| Event::upsert(pod(name, label, ip, true, false))),
+            (0..3u8, 0..9u8)
+                .prop_map(move |(label, ip)| Event::upsert(pod(name, label, ip, true, false))),
             1..3,
         )
     });
@@ -165,7 +171,10 @@ fn state(events: Vec<Event>) -> String {
         world.apply(event);
     }
     world.membership_mut().take_changed();
-    let endpoints: Vec<_> = world.local_endpoints().map(|view| format!("{view:?}")).collect();
+    let endpoints: Vec<_> = world
+        .local_endpoints()
+        .map(|view| format!("{view:?}"))
+        .collect();
     format!("{world:#?}\n{endpoints:#?}")
 }
 
@@ -202,8 +211,16 @@ fn a_deleted_pod_keeps_its_identity_until_its_interface_is_gone() {
 #[test]
 fn an_event_that_changes_nothing_dirties_nothing() {
     let mut world = World::new("a1".into());
-    assert!(!world.apply(Event::upsert(pod(1, 1, 7, true, false))).is_none());
-    assert!(world.apply(Event::upsert(pod(1, 1, 7, true, false))).is_none());
+    assert!(
+        !world
+            .apply(Event::upsert(pod(1, 1, 7, true, false)))
+            .is_none()
+    );
+    assert!(
+        world
+            .apply(Event::upsert(pod(1, 1, 7, true, false)))
+            .is_none()
+    );
 }
 
 #[test]
