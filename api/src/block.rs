@@ -108,7 +108,6 @@ pub struct IPAMBlockSpec {
 
     /// Fields of other writers, kept as they are.
     #[serde(flatten)]
-    #[schemars(skip)]
     pub other: BTreeMap<String, Value>,
 }
 
@@ -135,7 +134,6 @@ pub struct AllocationAttribute {
 
     /// Fields of other writers, kept as they are.
     #[serde(flatten)]
-    #[schemars(skip)]
     pub other: BTreeMap<String, Value>,
 }
 
@@ -209,7 +207,6 @@ pub struct BlockAffinitySpec {
 
     /// Fields of other writers, kept as they are.
     #[serde(flatten)]
-    #[schemars(skip)]
     pub other: BTreeMap<String, Value>,
 }
 
@@ -260,6 +257,5 @@ pub struct IPAMHandleSpec {
 
     /// Fields of other writers, kept as they are.
     #[serde(flatten)]
-    #[schemars(skip)]
     pub other: BTreeMap<String, Value>,
 }

@@ -19,10 +19,10 @@ pub use settings::{
     AllowAction, AwsSrcDstCheck, BpfAttachType, BpfConnectTime, BpfConntrackLogLevel,
     BpfConntrackMode, BpfConntrackTimeouts, BpfJitHardening, BpfLogLevel, BpfMapScaling,
     BpfOverlaySource, BpfRedirect, BpfRpf, BpfServiceMode, ChainInsertMode, DenyAction, Dscp,
-    EndpointToHostAction, EstablishedFlows, FelixExtension, HealthTimeoutOverride, IptablesBackend,
-    LocalSubnetReachability, LogSeverity, LoopPrevention, NatExclusions, NftablesMode,
-    PolicyEvaluationMode, ProtoPort, RouteSource, RouteTableRange, SourceSpoofing,
-    default_failsafe_inbound, default_failsafe_outbound,
+    EndpointToHostAction, EstablishedFlows, FelixExtension, FlowTableOffload,
+    HealthTimeoutOverride, IptablesBackend, LocalSubnetReachability, LogSeverity, LoopPrevention,
+    NatExclusions, NftablesMode, PolicyEvaluationMode, ProtoPort, RouteSource, RouteTableRange,
+    SourceSpoofing, default_failsafe_inbound, default_failsafe_outbound,
 };
 
 /// Settings of the node agent.
@@ -311,7 +311,6 @@ pub struct FelixConfigurationSpec {
 
     /// Entries an ipset may have; absent means 1048576.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = ""))]
     pub max_ipset_size: Option<i64>,
 
     /// Accepted and reported: the lock is waited for, not probed.
@@ -347,7 +346,7 @@ pub struct FelixConfigurationSpec {
 
     /// Packets that may be logged at once under the limit; absent means 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 9999), extend("format" = ""))]
+    #[schemars(range(min = 0, max = 9999))]
     pub log_action_rate_limit_burst: Option<i64>,
 
     /// Whether pods may send VXLAN packets; absent means false.
@@ -408,7 +407,7 @@ pub struct FelixConfigurationSpec {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "empty_is_none"
     )]
-    pub nftables_flow_table_offload: Option<Switch>,
+    pub nftables_flow_table_offload: Option<FlowTableOffload>,
 
     /// Regular expression for further interfaces of the flowtable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -654,7 +653,7 @@ pub struct FelixConfigurationSpec {
 
     /// Priority of the routing rule; absent means 99.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 32765), extend("format" = ""))]
+    #[schemars(range(min = 1, max = 32765))]
     pub wireguard_routing_rule_priority: Option<i64>,
 
     /// Name of the IPv4 device; absent means wireguard.cali.
@@ -767,7 +766,6 @@ pub struct FelixConfigurationSpec {
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = ""))]
     pub metadata_port: Option<i64>,
 
     /// Accepted and reported.
@@ -874,7 +872,6 @@ pub struct FelixConfigurationSpec {
         rename = "goGCThreshold",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(extend("format" = ""))]
     pub go_gc_threshold: Option<i64>,
 
     /// Accepted and reported.
@@ -883,12 +880,10 @@ pub struct FelixConfigurationSpec {
         rename = "goMemoryLimitMB",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(extend("format" = ""))]
     pub go_memory_limit_mb: Option<i64>,
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = ""))]
     pub go_max_procs: Option<i64>,
 
     /// Accepted and reported.
@@ -1015,7 +1010,6 @@ pub struct FelixConfigurationSpec {
         rename = "bpfExportBufferSizeMB",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(extend("format" = ""))]
     pub bpf_export_buffer_size_mb: Option<i64>,
 
     /// Accepted and reported.
@@ -1109,22 +1103,21 @@ pub struct FelixConfigurationSpec {
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 3000), extend("format" = ""))]
+    #[schemars(range(min = 1, max = 3000))]
     pub bpf_maglev_max_endpoints_per_service: Option<i64>,
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 3000), extend("format" = ""))]
+    #[schemars(range(min = 1, max = 3000))]
     pub bpf_maglev_max_services: Option<i64>,
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = ""))]
     pub bpf_map_size_conntrack: Option<i64>,
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1), extend("format" = ""))]
+    #[schemars(range(min = 1))]
     pub bpf_map_size_conntrack_cleanup_queue: Option<i64>,
 
     /// Accepted and reported.
@@ -1141,12 +1134,10 @@ pub struct FelixConfigurationSpec {
         rename = "bpfMapSizeIPSets",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(extend("format" = ""))]
     pub bpf_map_size_ipsets: Option<i64>,
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = ""))]
     pub bpf_map_size_if_state: Option<i64>,
 
     /// Accepted and reported.
@@ -1155,7 +1146,6 @@ pub struct FelixConfigurationSpec {
         rename = "bpfMapSizeNATAffinity",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(extend("format" = ""))]
     pub bpf_map_size_nat_affinity: Option<i64>,
 
     /// Accepted and reported.
@@ -1164,7 +1154,6 @@ pub struct FelixConfigurationSpec {
         rename = "bpfMapSizeNATBackend",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(extend("format" = ""))]
     pub bpf_map_size_nat_backend: Option<i64>,
 
     /// Accepted and reported.
@@ -1173,17 +1162,14 @@ pub struct FelixConfigurationSpec {
         rename = "bpfMapSizeNATFrontend",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(extend("format" = ""))]
     pub bpf_map_size_nat_frontend: Option<i64>,
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = ""))]
     pub bpf_map_size_per_cpu_conntrack: Option<i64>,
 
     /// Accepted and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = ""))]
     pub bpf_map_size_route: Option<i64>,
 
     /// Accepted and reported.

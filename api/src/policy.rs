@@ -84,7 +84,6 @@ pub struct NetworkPolicySpec {
 
     /// Its place in the tier, lowest first; absent means last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<f64>", extend("format" = ""))]
     pub order: Option<f64>,
 
     /// Rules for traffic to the selected pods.
@@ -170,7 +169,6 @@ pub struct GlobalNetworkPolicySpec {
 
     /// Its place in the tier, lowest first; absent means last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<f64>", extend("format" = ""))]
     pub order: Option<f64>,
 
     /// Rules for traffic to the selected endpoints.

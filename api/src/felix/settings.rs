@@ -146,6 +146,18 @@ text_enum! {
 }
 
 text_enum! {
+    /// Which established flows take the flowtable.
+    pub enum FlowTableOffload: Exact {
+        /// None.
+        Disabled = "Disabled",
+        /// Those between pods.
+        Enabled = "Enabled",
+        /// Those over matching host interfaces too.
+        All = "All",
+    }
+}
+
+text_enum! {
     /// Whether live flows are evaluated again when policy changes.
     pub enum PolicyEvaluationMode: Exact {
         /// No.
@@ -346,10 +358,8 @@ pub struct HealthTimeoutOverride {
 )]
 pub struct RouteTableRange {
     /// First table.
-    #[schemars(extend("format" = ""))]
     pub min: i64,
     /// Last table.
-    #[schemars(extend("format" = ""))]
     pub max: i64,
 }
 
@@ -365,7 +375,6 @@ pub struct ProtoPort {
     #[schemars(with = "Option<String>")]
     pub protocol: Option<Protocol>,
     /// Port number.
-    #[schemars(extend("format" = ""))]
     pub port: u16,
     /// Addresses it holds for; absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]

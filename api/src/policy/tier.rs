@@ -71,7 +71,6 @@ pub const PINNED_TIERS: [PinnedTier; 3] = [
 pub struct TierSpec {
     /// Its place among the tiers, lowest first; absent means last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<f64>", extend("format" = ""))]
     pub order: Option<f64>,
 
     /// What happens at its end to traffic that a policy of the tier selects and none decides; absent means Deny.
