@@ -1,0 +1,527 @@
+//! Makes the kernel's table equal to a plan.
+//!
+//! ```text
+//!   open: socket → probe features → adopt an orphaned table, or find none, or refuse beside a second daemon
+//!   apply(Ruleset): image → diff against what is known → one transaction → known = planned
+//!                     │ nothing known: list first          │ refused: isolate what the kernel named, once more; else forget
+//! ```
+//!
+//! Calls block for as long as the kernel works, which is CPU time: from async code run them on a blocking thread. The driver owns
+//! its socket for life, because an owned table belongs to the socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+
+use model::Delta;
+use netlink::{Errno, Error, GenerationId, OpenError, Protocol, Socket};
+use tracing::{debug, info, warn};
+
+use crate::nft::{
+    self, ChainImage, Changes, Handles, Image, Owner, RuleImage, SetImage, Subject, TableFlags,
+};
+use crate::ruleset::{Action, Chain, ContentKey, Match, Name, Rule, Ruleset, Size};
+
+/// Attempts of one [`Driver::apply`]: listed anew, or without an object the kernel refused.
+const ATTEMPTS: usize = 4;
+
+/// Why the driver could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No netfilter socket.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The kernel refused a question every kernel with nftables answers.
+    #[error("probe nftables: {0}")]
+    Probe(#[source] Error),
+    /// Another process holds our table.
+    #[error("another daemon owns table inet margay (netlink port {port}): stop it first")]
+    SecondDaemon {
+        /// Its netlink port, usually its process id.
+        port: u32,
+    },
+    /// The orphaned table could not be taken over.
+    #[error("adopt table inet margay: {0}")]
+    Adopt(#[source] Error),
+}
+
+/// Why a plan is not in the kernel. What was there before still is: a transaction takes effect whole or not at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The kernel's state could not be listed.
+    #[error("list table inet margay: {0}")]
+    List(#[source] Error),
+    /// The transaction was refused, and leaving out what the kernel named did not help.
+    #[error("commit {messages} messages to table inet margay: {source}")]
+    Commit {
+        /// Size of the transaction.
+        messages: usize,
+        /// The kernel's answer.
+        source: Error,
+    },
+    /// Another process took the table.
+    #[error("table inet margay was taken by another process (netlink port {port})")]
+    Taken {
+        /// Its netlink port.
+        port: u32,
+    },
+}
+
+impl ApplyError {
+    /// True when the same plan may be accepted later; the driver lists anew then.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::List(error) | Self::Commit { source: error, .. } => error.is_retryable(),
+            Self::Taken { .. } => false,
+        }
+    }
+}
+
+/// What the kernel can do, found out by trying at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// How the table is held.
+    pub table: TableFlags,
+    /// A logger is there, so Log rules can be rendered.
+    pub log: bool,
+}
+
+/// What one apply did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Messages sent; 0 when the kernel already was as planned.
+    pub messages: usize,
+    /// Octets sent.
+    pub octets: usize,
+    /// Chains the kernel refused: each keeps its old rules, or drops if it is new.
+    pub isolated: Vec<Isolated>,
+}
+
+/// A chain that is not as planned because the kernel refused it or a set it asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Isolated {
+    /// Name of the chain; [`crate::plan::Plan`] tells whose policies it holds.
+    pub chain: Name,
+    /// The kernel's words.
+    pub reason: String,
+}
+
+/// The one writer of our table.
+#[derive(Debug)]
+pub struct Driver {
+    socket: Socket,
+    features: Features,
+    chains: Delta<Name, ChainImage>,
+    sets: Delta<Name, SetImage>,
+    /// Whether the table exists; meaningful while the deltas know the kernel.
+    exists: bool,
+    generation: Option<GenerationId>,
+    /// The last plan the kernel acknowledged, with its image.
+    applied: Option<(Ruleset, Image)>,
+}
+
+impl Driver {
+    /// Opens a socket in the calling thread's network namespace and takes over the table a predecessor left.
+    ///
+    /// # Errors
+    /// [`StartError::SecondDaemon`] while another process holds the table.
+    pub fn open() -> Result<Self, StartError> {
+        Self::start(Socket::open(Protocol::Netfilter)?)
+    }
+
+    /// As [`Driver::open`], inside another network namespace.
+    ///
+    /// # Errors
+    /// As [`Driver::open`].
+    pub fn open_in(netns: impl AsFd) -> Result<Self, StartError> {
+        Self::start(Socket::open_in(netns, Protocol::Netfilter)?)
+    }
+
+    fn start(mut socket: Socket) -> Result<Self, StartError> {
+        let features = probe(&mut socket)?;
+        let found = nft::find_table(&mut socket).map_err(|error| match error.errno() {
+            Some(Errno::EPERM) => StartError::SecondDaemon { port: 0 },
+            _ => StartError::Probe(error),
+        })?;
+        let table = match found {
+            Some(Owner::Socket(port)) => return Err(StartError::SecondDaemon { port }),
+            Some(Owner::Orphan) => {
+                adopt(&mut socket)?;
+                info!("adopted the table of a predecessor");
+                TableFlags::OwnedPersistent
+            }
+            // A table that nobody owns cannot become owned later.
+            Some(Owner::Nobody) => TableFlags::Plain,
+            None => features.table,
+        };
+        if table == TableFlags::Plain {
+            warn!("this kernel cannot keep an owned table: other programs can change ours");
+        }
+        Ok(Self {
+            socket,
+            features: Features { table, ..features },
+            chains: Delta::default(),
+            sets: Delta::default(),
+            exists: false,
+            generation: None,
+            applied: None,
+        })
+    }
+
+    /// What the kernel can do.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Drops what is known of the kernel: the next apply lists first.
+    pub fn forget(&mut self) {
+        self.chains.forget();
+        self.sets.forget();
+        self.applied = None;
+    }
+
+    /// What the kernel has, listed if it is not known.
+    ///
+    /// # Errors
+    /// [`ApplyError::List`], [`ApplyError::Taken`].
+    pub fn list(&mut self) -> Result<Image, ApplyError> {
+        self.know()?;
+        Ok(Image {
+            chains: self.chains.actual().cloned().unwrap_or_default(),
+            sets: self.sets.actual().cloned().unwrap_or_default(),
+        })
+    }
+
+    /// Ids of groups that the kernel keeps: content key → chain name. Given to [`crate::plan::Planner::adopt`] at start, they make
+    /// a restart change nothing.
+    ///
+    /// # Errors
+    /// As [`Driver::list`].
+    pub fn kept_ids(&mut self) -> Result<BTreeMap<ContentKey, Name>, ApplyError> {
+        self.know()?;
+        let chains = self.chains.actual().into_iter().flatten();
+        Ok(chains
+            .filter_map(|(name, chain)| Some((chain.key?, name.clone())))
+            .collect())
+    }
+
+    /// Makes the kernel equal to the plan, in one transaction. Must not be called before the World has listed every kind: whatever
+    /// the plan lacks is removed.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; the old rules stand then, and the next call lists first.
+    pub fn apply(&mut self, ruleset: &Ruleset) -> Result<Applied, ApplyError> {
+        let mut wanted = ruleset.clone();
+        let mut isolated = Vec::new();
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            match self.attempt(&wanted) {
+                Ok(applied) => {
+                    return Ok(Applied {
+                        isolated,
+                        ..applied
+                    });
+                }
+                Err(Attempt::Fatal(error)) => {
+                    self.forget();
+                    return Err(error);
+                }
+                Err(Attempt::Refused {
+                    error,
+                    subjects,
+                    messages,
+                }) => {
+                    let old = self.applied.take().map(|(old, _)| old);
+                    let found = isolate(&mut wanted, old.as_ref(), &subjects, &error);
+                    self.forget();
+                    if found.is_empty() && !error.is_retryable() {
+                        return Err(ApplyError::Commit {
+                            messages,
+                            source: error,
+                        });
+                    }
+                    warn!(%error, messages, isolated = found.len(), "nftables refused a transaction");
+                    isolated.extend(found);
+                    last = Some(ApplyError::Commit {
+                        messages,
+                        source: error,
+                    });
+                }
+            }
+        }
+        Err(last.unwrap_or(ApplyError::List(Error::Interrupted { attempts: 0 })))
+    }
+
+    /// Sizes of the last plan the kernel acknowledged.
+    pub fn size(&self) -> Size {
+        self.applied
+            .as_ref()
+            .map(|(ruleset, _)| ruleset.size())
+            .unwrap_or_default()
+    }
+
+    fn attempt(&mut self, wanted: &Ruleset) -> Result<Applied, Attempt> {
+        self.know()?;
+        let before = self
+            .applied
+            .as_ref()
+            .map(|(ruleset, image)| (ruleset, image));
+        let image = Image::of(wanted, before);
+        self.chains.set_desired(image.chains.clone());
+        self.sets.set_desired(image.sets.clone());
+        let (Some(chains), Some(sets)) = (self.chains.diff(), self.sets.diff()) else {
+            return Err(unknown());
+        };
+        let changes = Changes {
+            ruleset: wanted,
+            chains,
+            sets,
+        };
+        if changes.is_empty() {
+            self.applied = Some((wanted.clone(), image));
+            return Ok(Applied::default());
+        }
+        let applied = self.commit(&changes)?;
+        self.chains.applied(&changes.chains);
+        self.sets.applied(&changes.sets);
+        self.applied = Some((wanted.clone(), image));
+        Ok(applied)
+    }
+
+    fn commit(&mut self, changes: &Changes<'_>) -> Result<Applied, Attempt> {
+        let mut writer = if changes.is_repaving() {
+            warn!("objects of another type stand in our table: it is made anew");
+            nft::repave(changes.ruleset, self.features.table, self.generation)
+        } else {
+            let handles = self.handles(changes)?;
+            let create = (!self.exists).then_some(self.features.table);
+            nft::transaction(changes, &handles, create, self.generation)
+        };
+        let messages = writer.batch.len();
+        let octets = writer.batch.octets();
+        match self.socket.submit(&mut writer.batch) {
+            Ok(()) => {}
+            Err(error) => {
+                let subjects = refused(&error, &writer.subjects);
+                return Err(Attempt::Refused {
+                    error,
+                    subjects,
+                    messages,
+                });
+            }
+        }
+        debug!(messages, octets, "policy committed");
+        self.exists = true;
+        if self.generation.is_some() {
+            self.generation = nft::generation(&mut self.socket).map_err(list_error)?;
+        }
+        Ok(Applied {
+            messages,
+            octets,
+            isolated: Vec::new(),
+        })
+    }
+
+    /// Handles of the rules that stand in chains which change. A chain that is not as remembered was changed behind our back.
+    fn handles(&mut self, changes: &Changes<'_>) -> Result<Handles, Attempt> {
+        let mut handles = Handles::new();
+        for (name, there) in changes.existing() {
+            let listed = nft::rule_handles(&mut self.socket, name).map_err(list_error)?;
+            let images: Vec<RuleImage> = listed.iter().map(|(_, image)| *image).collect();
+            if images != *there.rules {
+                return Err(unknown());
+            }
+            handles.insert(
+                name.clone(),
+                listed.iter().map(|(handle, _)| *handle).collect(),
+            );
+        }
+        Ok(handles)
+    }
+
+    /// Lists the kernel's state unless it is known.
+    fn know(&mut self) -> Result<(), ApplyError> {
+        let stale = self.generation.is_some()
+            && nft::generation(&mut self.socket).map_err(ApplyError::List)? != self.generation;
+        if stale {
+            self.forget();
+        }
+        if self.chains.actual().is_some() {
+            return Ok(());
+        }
+        // A plain table can be changed by anybody: what is listed holds for one generation only.
+        self.generation = match self.features.table {
+            TableFlags::OwnedPersistent => None,
+            TableFlags::Plain => nft::generation(&mut self.socket).map_err(ApplyError::List)?,
+        };
+        let found = nft::find_table(&mut self.socket).map_err(ApplyError::List)?;
+        self.exists = found.is_some();
+        if let (Some(Owner::Orphan), TableFlags::OwnedPersistent) = (found, self.features.table) {
+            adopt(&mut self.socket).map_err(|error| match error {
+                StartError::Adopt(error) | StartError::Probe(error) => ApplyError::List(error),
+                StartError::SecondDaemon { port } => ApplyError::Taken { port },
+                StartError::Open(_) => ApplyError::Taken { port: 0 },
+            })?;
+        }
+        let image = if self.exists {
+            nft::list(&mut self.socket).map_err(ApplyError::List)?
+        } else {
+            Image::default()
+        };
+        self.chains.learn(image.chains);
+        self.sets.learn(image.sets);
+        Ok(())
+    }
+}
+
+/// How one attempt ended.
+enum Attempt {
+    /// No use in trying again at once.
+    Fatal(ApplyError),
+    /// The kernel refused the transaction.
+    Refused {
+        error: Error,
+        subjects: BTreeSet<Subject>,
+        messages: usize,
+    },
+}
+
+impl From<ApplyError> for Attempt {
+    fn from(error: ApplyError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+fn list_error(error: Error) -> Attempt {
+    Attempt::Fatal(ApplyError::List(error))
+}
+
+/// What we remember is not what is there: forget and list.
+fn unknown() -> Attempt {
+    Attempt::Refused {
+        error: Error::Overrun,
+        subjects: BTreeSet::new(),
+        messages: 0,
+    }
+}
+
+fn probe(socket: &mut Socket) -> Result<Features, StartError> {
+    let table = match socket.submit(&mut nft::probe_owner()) {
+        Ok(()) => TableFlags::OwnedPersistent,
+        Err(Error::Rejected(_)) => TableFlags::Plain,
+        Err(error) => return Err(StartError::Probe(error)),
+    };
+    let log = match socket.submit(&mut nft::probe_log()) {
+        Ok(()) => true,
+        Err(Error::Rejected(_)) => false,
+        Err(error) => return Err(StartError::Probe(error)),
+    };
+    Ok(Features { table, log })
+}
+
+fn adopt(socket: &mut Socket) -> Result<(), StartError> {
+    socket
+        .submit(&mut nft::adoption())
+        .map_err(|error| match error.errno() {
+            Some(Errno::EPERM) => StartError::SecondDaemon { port: 0 },
+            _ => StartError::Adopt(error),
+        })
+}
+
+/// The objects whose messages were refused.
+fn refused(error: &Error, subjects: &[Subject]) -> BTreeSet<Subject> {
+    let Error::Rejected(rejected) = error else {
+        return BTreeSet::new();
+    };
+    let indexes = rejected.failures.iter().filter_map(|failure| failure.index);
+    indexes
+        .filter_map(|index| subjects.get(index).cloned())
+        .collect()
+}
+
+/// Takes the refused objects out of the plan: their chains keep the old rules, new ones drop everything.
+fn isolate(
+    wanted: &mut Ruleset,
+    old: Option<&Ruleset>,
+    subjects: &BTreeSet<Subject>,
+    error: &Error,
+) -> Vec<Isolated> {
+    let mut bad: BTreeSet<Name> = BTreeSet::new();
+    for subject in subjects {
+        match subject {
+            Subject::Chain(name) => {
+                bad.insert(name.clone());
+            }
+            Subject::Set(set) => bad.extend(asking(wanted, set)),
+            Subject::Table => {}
+        }
+    }
+    // A base chain is all of our policy: there is nothing to fall back to.
+    bad.retain(|name| {
+        wanted
+            .chains
+            .get(name)
+            .is_some_and(|chain| chain.base.is_none())
+    });
+    for name in &bad {
+        let kept = old.and_then(|old| old.chains.get(name));
+        if let Some(kept) = kept {
+            let sets = sets_of(kept);
+            let kept_sets = old.into_iter().flat_map(|old| &old.sets);
+            let kept_sets = kept_sets.filter(|(name, _)| sets.contains(*name));
+            let kept_sets: Vec<_> = kept_sets
+                .map(|(name, set)| (name.clone(), set.clone()))
+                .collect();
+            for (name, set) in kept_sets {
+                wanted.sets.entry(name).or_insert(set);
+            }
+        }
+        let rules = kept.map_or_else(closed, |kept| kept.rules.clone());
+        if let Some(chain) = wanted.chains.get_mut(name) {
+            chain.rules = rules;
+        }
+    }
+    let used: BTreeSet<Name> = wanted.chains.values().flat_map(sets_of).collect();
+    wanted
+        .sets
+        .retain(|name, _| used.contains(name) || !subjects.contains(&Subject::Set(name.clone())));
+    let reason = error.to_string();
+    bad.into_iter()
+        .map(|chain| Isolated {
+            chain,
+            reason: reason.clone(),
+        })
+        .collect()
+}
+
+fn closed() -> Vec<Rule> {
+    vec![
+        Rule::new("refused by the kernel, closed")
+            .then(Action::Count)
+            .then(Action::Drop),
+    ]
+}
+
+fn asking(ruleset: &Ruleset, set: &Name) -> Vec<Name> {
+    let asking = ruleset
+        .chains
+        .iter()
+        .filter(|(_, chain)| sets_of(chain).contains(set));
+    asking.map(|(name, _)| name.clone()).collect()
+}
+
+fn sets_of(chain: &Chain) -> BTreeSet<Name> {
+    let mut sets = BTreeSet::new();
+    for rule in &chain.rules {
+        for matching in &rule.matches {
+            if let Match::Lookup(_, _, set) = matching {
+                sets.insert(set.clone());
+            }
+        }
+        for action in &rule.actions {
+            if let Action::Map(_, map) = action {
+                sets.insert(map.clone());
+            }
+        }
+    }
+    sets
+}

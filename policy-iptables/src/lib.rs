@@ -1,0 +1,9 @@
+//! Network policy.
+#![forbid(unsafe_code)]
+
+pub mod compile;
+#[cfg(feature = "io")]
+pub mod io;
+#[cfg(feature = "io")]
+pub mod nft;
+pub mod ruleset;
