@@ -1,0 +1,67 @@
+//! The program inside the lab's pods and the first process of its machines: it serves, dials, measures flows, and waits.
+//!
+//! It is static and small, so it is a whole container image by itself; outside of pods the lab runs it with `nsenter`.
+#![expect(clippy::disallowed_methods, reason = "a test program: it acts on sockets, files and the clock")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its result")]
+
+mod dial;
+mod flow;
+mod init;
+mod serve;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage:
+  probe serve [--tcp PORT]... [--udp PORT]... [--http PORT]...   echo TCP and UDP, answer HTTP with host name and peer
+  probe dial tcp|udp|http ADDRESS:PORT [TIMEOUT_MS]              exit 0 and print the answer, or exit 1 and say why
+  probe flow ADDRESS [--tcp PORT] [--udp PORT] [--rate N] [--seconds N]   numbered messages to an echo; prints JSON
+  probe pause                                                    wait for a signal
+  probe init ...                                                 first process of a machine of the lab";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["serve", rest @ ..] => serve::run(rest),
+        ["dial", rest @ ..] => dial::run(rest),
+        ["flow", rest @ ..] => flow::run(rest),
+        ["init", rest @ ..] => init::run(rest),
+        ["pause"] | [] => pause(),
+        _ => Err(USAGE.to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Waits for SIGTERM or SIGINT. As the first process of a pod nothing else would end it: the kernel delivers to a
+/// namespace's first process only signals it has asked for.
+fn pause() -> Result<(), String> {
+    stop_signals().wait().map(drop).map_err(|error| format!("wait for a signal: {error}"))
+}
+
+/// The signals that end a pod, blocked in this thread and in those it starts.
+fn stop_signals() -> nix::sys::signal::SigSet {
+    let mut set = nix::sys::signal::SigSet::empty();
+    set.add(nix::sys::signal::Signal::SIGTERM);
+    set.add(nix::sys::signal::Signal::SIGINT);
+    if let Err(error) = set.thread_block() {
+        eprintln!("block signals: {error}");
+    }
+    set
+}
+
+/// The value that follows a flag.
+fn value<'a>(flag: &str, next: Option<&&'a str>) -> Result<&'a str, String> {
+    next.copied().ok_or_else(|| format!("{flag} needs a value"))
+}
+
+/// A number that follows a flag.
+fn number<T: std::str::FromStr>(flag: &str, next: Option<&&str>) -> Result<T, String> {
+    let text = value(flag, next)?;
+    text.parse().map_err(|_parse| format!("{flag}: not a number: {text}"))
+}

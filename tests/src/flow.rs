@@ -1,0 +1,97 @@
+//! Numbered messages between two pods while something is done to the cluster: what was lost meanwhile.
+
+use std::net::IpAddr;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::lab::{Lab, Pod};
+
+/// A flow under way.
+#[derive(Debug)]
+pub struct Flow {
+    name: String,
+    result: JoinHandle<Result<String>>,
+}
+
+/// What a flow of one protocol came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Messages sent.
+    pub sent: u64,
+    /// Messages that came back, each counted once.
+    pub received: u64,
+    /// Messages that never came back.
+    pub lost: u64,
+    /// Messages that came back again.
+    pub duplicated: u64,
+    /// The longest time without a message.
+    pub longest_gap: Duration,
+    /// What ended the flow early.
+    pub error: Option<String>,
+}
+
+/// Both protocols.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Over one TCP connection.
+    pub tcp: Count,
+    /// In datagrams.
+    pub udp: Count,
+}
+
+impl Counts {
+    /// An error unless nothing was lost: no reset, no missing message, no gap over 200 ms.
+    ///
+    /// # Errors
+    /// Something was lost.
+    pub fn nothing_lost(&self) -> Result<()> {
+        let fine = |count: &Count| count.lost == 0 && count.error.is_none() && count.longest_gap <= Duration::from_millis(200);
+        if fine(&self.tcp) && fine(&self.udp) { Ok(()) } else { bail!("messages were lost: {self:?}") }
+    }
+}
+
+impl Lab {
+    /// Starts 1,000 messages a second, TCP and UDP, from one test pod to the echo of another for `time`.
+    ///
+    /// # Errors
+    /// The pod has no sandbox.
+    pub fn flow(&self, from: &Pod, to: IpAddr, time: Duration) -> Result<Flow> {
+        let node = self.node(&from.node);
+        let netns = format!("--net={}", node.pod_netns(&from.namespace, &from.name)?);
+        let (to, seconds) = (to.to_string(), time.as_secs().max(1).to_string());
+        let mut run = node.machine.command(&["nsenter", &netns, "--", "/run/tools/probe", "flow", &to, "--tcp", "7", "--udp", "7", "--rate", "1000", "--seconds", &seconds]);
+        let name = format!("{} -> {to}", from.name);
+        Ok(Flow { name, result: std::thread::spawn(move || command::output(&mut run, None)) })
+    }
+}
+
+impl Flow {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The flow could not be run at all.
+    pub fn finish(self) -> Result<Counts> {
+        let text = self.result.join().unwrap_or_else(|_panic| bail!("the thread of the flow panicked"))?;
+        parse(&text).with_context(|| format!("flow {}: {text}", self.name))
+    }
+}
+
+fn parse(text: &str) -> Result<Counts> {
+    let value: serde_json::Value = serde_json::from_str(text).context("read the counts")?;
+    let count = |name: &str| {
+        let part = value.get(name).with_context(|| format!("no {name}"))?;
+        let number = |key: &str| part.get(key).and_then(serde_json::Value::as_u64).with_context(|| format!("no {key}"));
+        anyhow::Ok(Count {
+            sent: number("sent")?,
+            received: number("received")?,
+            lost: number("lost")?,
+            duplicated: number("duplicated")?,
+            longest_gap: Duration::from_millis(number("longest_gap_ms")?),
+            error: part.get("error").and_then(serde_json::Value::as_str).map(str::to_owned),
+        })
+    };
+    Ok(Counts { tcp: count("tcp")?, udp: count("udp")? })
+}

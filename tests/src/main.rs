@@ -1,0 +1,163 @@
+//! `lab`: the demo, an empty cluster to develop in, and the housekeeping of both.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+
+mod demo;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use lab::node::ProxyMode;
+use lab::{Lab, Options, Topology, binaries, prepare, run};
+
+/// A real Kubernetes in a two-rack datacentre, in network namespaces of this machine.
+#[derive(Debug, Parser)]
+#[command(name = "lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Margay in two racks: BGP with BIRD and FRR, and a `GlobalNetworkPolicy` that changes who reaches whom.
+    Demo {
+        #[command(flatten)]
+        programs: Programs,
+        /// End after the show, instead of staying up until Ctrl-C.
+        #[arg(long)]
+        exit: bool,
+        /// Stay up after a failure, to look at it.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Two racks and a cluster without a network plugin, until Ctrl-C.
+    Up {
+        #[command(flatten)]
+        programs: Programs,
+        /// One subnet with this many nodes instead of two racks.
+        #[arg(long, value_name = "NODES")]
+        one_subnet: Option<u8>,
+        /// kube-proxy in iptables mode.
+        #[arg(long)]
+        iptables: bool,
+        /// Install Margay as well.
+        #[arg(long)]
+        margay: bool,
+    },
+    /// Builds the control plane and fetches kubectl, so that nothing has to wait for them later.
+    Prepare,
+    /// Removes what killed runs have left.
+    Clean,
+    /// Waits for the end of the lab that started it, then removes what that has left.
+    #[command(hide = true)]
+    Janitor { directory: PathBuf },
+}
+
+#[derive(Debug, Args)]
+struct Programs {
+    /// Where `routed`, `margay`, `lab` and `probe` are; default: beside this program.
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Official Kubernetes binaries to use instead of building the control plane (also: `KUBEBUILDER_ASSETS`).
+    #[arg(long, value_name = "DIR")]
+    kube_bin: Option<PathBuf>,
+}
+
+/// Set when a signal means "enough seen" rather than "break off".
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Demo { programs, exit, keep } => end_on_signals().and_then(|()| demo::run(options(Topology::two_racks(), programs), exit, keep)),
+        Command::Up { programs, one_subnet, iptables, margay } => {
+            let topology = one_subnet.map_or_else(Topology::two_racks, Topology::one_subnet);
+            let mut options = options(topology, programs);
+            if iptables {
+                options.proxy = ProxyMode::Iptables;
+            }
+            end_on_signals().and_then(|()| up(options, margay))
+        }
+        Command::Prepare => prepare::run(),
+        Command::Clean => clean(),
+        Command::Janitor { directory } => run::janitor(&directory),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nlab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(topology: Topology, programs: Programs) -> Options {
+    Options { bin_dir: programs.bin_dir, kube_bin: programs.kube_bin, ..Options::new(topology) }
+}
+
+fn up(options: Options, margay: bool) -> Result<()> {
+    let lab = Lab::start(options)?;
+    if margay {
+        lab.install_margay()?;
+        lab.wait_bgp(std::time::Duration::from_secs(60))?;
+    }
+    stay(&lab)
+}
+
+/// Says how to use the cluster, and waits for a signal.
+fn stay(lab: &Lab) -> Result<()> {
+    println!("\nThe cluster stays up until Ctrl-C. In another shell:\n");
+    println!("  export KUBECONFIG={}", lab.kubeconfig().display());
+    println!("  {} get pods -A -o wide", lab.binaries().kubectl.display());
+    for node in lab.nodes() {
+        println!("  nsenter -t {} -n -m -u -p bash      # node {}, {}", node.machine.pid(), node.name(), node.address());
+    }
+    for tor in &lab.fabric.tors {
+        println!("  nsenter -t {} -n -m -u -p bash      # {}", tor.machine.pid(), tor.title());
+    }
+    println!("  logs: {}", lab.run().logs().display());
+    SHOWN.store(true, Ordering::Relaxed);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn clean() -> Result<()> {
+    let swept = run::sweep_dead(&binaries::lab_directory()?.join("runs"))?;
+    if swept.is_empty() {
+        println!("nothing was left behind");
+    }
+    for tag in swept {
+        println!("removed what run {tag} had left");
+    }
+    Ok(())
+}
+
+/// On SIGINT, SIGTERM or SIGHUP takes the lab down and ends this program, whatever it is just doing.
+fn end_on_signals() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the signal runtime")?;
+    // Registered before the thread starts, so that no signal finds the default action.
+    let (mut interrupt, mut terminate, mut hangup) = {
+        let _guard = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        let start = std::time::Instant::now();
+        eprintln!("\n  taking everything down ...");
+        run::end_live();
+        eprintln!("  gone, nothing left behind ({:.1} s)", start.elapsed().as_secs_f64());
+        std::process::exit(if SHOWN.load(Ordering::Relaxed) { 0 } else { 130 });
+    });
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! Margay put into the lab as a user does it: its image on the nodes, its manifest applied, and the few objects that say
+//! what this datacentre is like.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::control::PORT;
+use crate::fabric::{CONTROL, POD_POOL, Topology};
+use crate::lab::Lab;
+use crate::{binaries, image, progress, wait};
+
+/// Where Margay lives in the cluster.
+pub const NAMESPACE: &str = "margay-system";
+const ARCHIVE: &str = "margay.tar";
+
+/// How packets between nodes travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Plain everywhere: the routers must know the pods' routes.
+    Never,
+    /// VXLAN between subnets, plain inside one.
+    #[default]
+    VxlanCrossSubnet,
+    /// VXLAN between all nodes.
+    VxlanAlways,
+}
+
+impl Encapsulation {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Never => "Never",
+            Self::VxlanCrossSubnet => "CrossSubnet",
+            Self::VxlanAlways => "Always",
+        }
+    }
+}
+
+impl Lab {
+    /// Installs Margay with a CrossSubnet pool and waits until its DaemonSet has rolled out and every node is Ready.
+    ///
+    /// # Errors
+    /// A binary is not built, the manifest is refused, or Margay does not become ready: with the end of its log.
+    pub fn install_margay(&self) -> Result<()> {
+        self.install_margay_with(Encapsulation::default())
+    }
+
+    /// As [`Lab::install_margay`], with this encapsulation.
+    ///
+    /// # Errors
+    /// As [`Lab::install_margay`].
+    pub fn install_margay_with(&self, encapsulation: Encapsulation) -> Result<()> {
+        progress::step("Margay's image on every node", || self.load_margay())?;
+        progress::step("kubectl apply -f manifests/margay.yaml", || self.apply_margay(encapsulation))?;
+        progress::step("Margay ready, nodes Ready", || self.wait_margay(Duration::from_secs(90)))
+    }
+
+    /// Builds the image from the binaries under test and loads it into every node.
+    ///
+    /// # Errors
+    /// A binary is not built, or an image cannot be loaded.
+    pub fn load_margay(&self) -> Result<()> {
+        let own = &self.binaries().own;
+        let programs = vec![("routed", own.join("routed")), ("margay", own.join("margay"))];
+        for (name, file) in &programs {
+            if !file.is_file() {
+                bail!("{} is missing: cargo build -p routed -p cni-plugin ({name} goes into the image)", file.display());
+            }
+        }
+        let margay = image::Image { reference: image::MARGAY, programs, entry: vec!["/routed"] };
+        image::write(&margay, &self.run().shared().join(ARCHIVE))?;
+        self.each_node(|node| image::import(&node.machine, &format!("/run/lab/shared/{ARCHIVE}")))
+    }
+
+    fn apply_margay(&self, encapsulation: Encapsulation) -> Result<()> {
+        let place = binaries::workspace().join("manifests/margay.yaml");
+        let manifest = std::fs::read_to_string(&place).with_context(|| format!("read {}", place.display()))?;
+        // The definitions first, then this datacentre's objects, then the rest: so the controller finds our pool and
+        // creates none of its own.
+        let is_definition = |document: &&str| document.lines().any(|line| line == "kind: CustomResourceDefinition");
+        let definitions: Vec<&str> = manifest.split("\n---\n").filter(is_definition).collect();
+        self.apply_yaml(&definitions.join("\n---\n"))?;
+        self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+        self.apply_yaml(&objects(&self.fabric.topology, encapsulation))?;
+        for (rack, node) in self.fabric.topology.nodes().filter(|(rack, _)| rack.software.is_some()) {
+            self.kubectl(&["annotate", "node", &node.name, &format!("projectcalico.org/ASNumber={}", rack.node_as), "--overwrite"])?;
+        }
+        self.apply_yaml(&manifest).map(drop)
+    }
+
+    /// Waits until Margay's DaemonSet has rolled out and every node is Ready.
+    ///
+    /// # Errors
+    /// After `limit`, with the state of Margay's pods and the end of their logs.
+    pub fn wait_margay(&self, limit: Duration) -> Result<()> {
+        self.wait_rollout(NAMESPACE, "daemonset/margay", limit)
+            .and_then(|()| self.wait_nodes_ready(limit))
+            .map_err(|error| error.context(self.margay_logs(15)))
+    }
+
+    /// The last lines of every `routed`, for a failure's report.
+    pub fn margay_logs(&self, lines: usize) -> String {
+        let tail = format!("--tail={lines}");
+        let logs = self.kubectl(&["-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=margay", "--prefix", &tail]);
+        let previous = self.kubectl(&["-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=margay", "--prefix", "--previous", &tail]);
+        format!("routed says:\n{}{}", logs.unwrap_or_else(|error| format!("{error:#}\n")), previous.unwrap_or_default())
+    }
+
+    /// Waits until every router has its sessions with all nodes of its rack.
+    ///
+    /// # Errors
+    /// After `limit`, with the sessions as they are.
+    pub fn wait_bgp(&self, limit: Duration) -> Result<()> {
+        wait::together(&self.fabric.tors, |tor| {
+            let count = if tor.rack.software.is_some() { tor.rack.nodes.len() } else { 0 };
+            tor.wait_established(count, limit)
+        })
+        .map(drop)
+        .map_err(|error| error.context(self.margay_logs(10)))
+    }
+}
+
+/// What Margay must know of this datacentre: where the API is before services work, the pool, the peers of each rack.
+pub fn objects(topology: &Topology, encapsulation: Encapsulation) -> String {
+    let routed = topology.racks.iter().any(|rack| rack.software.is_some());
+    let mut text = format!(
+        "apiVersion: v1
+kind: Namespace
+metadata: {{name: {NAMESPACE}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: kubernetes-services-endpoint, namespace: {NAMESPACE}}}
+data: {{KUBERNETES_SERVICE_HOST: \"{CONTROL}\", KUBERNETES_SERVICE_PORT: \"{PORT}\"}}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {{name: default-ipv4-ippool}}
+spec: {{cidr: {POD_POOL}, blockSize: 26, vxlanMode: {encapsulation}, ipipMode: Never, natOutgoing: true, nodeSelector: all()}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {{name: default}}
+spec: {{nodeToNodeMeshEnabled: {mesh}, asNumber: 64512}}
+",
+        encapsulation = encapsulation.word(),
+        mesh = !routed,
+    );
+    for rack in topology.racks.iter().filter(|rack| rack.software.is_some()) {
+        let _ = write!(
+            text,
+            "---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {{name: {router}}}
+spec: {{peerIP: {gateway}, asNumber: {router_as}, nodeSelector: rack == '{rack}'}}
+",
+            router = rack.router(),
+            gateway = rack.gateway(),
+            router_as = rack.router_as,
+            rack = rack.name,
+        );
+    }
+    text
+}

@@ -1,0 +1,107 @@
+//! Who reaches whom: every test pod dials every other; two matrices are compared cell by cell.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+
+use crate::lab::{Lab, Pod};
+use crate::wait;
+
+/// Rows dial, columns answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// The pods, in the order of rows and columns.
+    pub pods: Vec<Pod>,
+    /// `cells[row][column]`: whether the column answered.
+    pub cells: Vec<Vec<bool>>,
+}
+
+impl Matrix {
+    /// Dials HTTP on `port` between all pairs, from inside each pod's network namespace. A pod's row is one process, so
+    /// sixty-four cells take about a second.
+    ///
+    /// # Errors
+    /// A pod has no sandbox.
+    pub fn measure(lab: &Lab, pods: &[Pod], port: u16) -> Result<Self> {
+        let row = |from: &Pod| {
+            let mut line = String::new();
+            for to in pods {
+                let _ = write!(line, "(/run/tools/probe dial http {}:{port} 700 >/dev/null 2>&1 && echo {1} || echo -{1}) & ", to.address, to.name);
+            }
+            line.push_str("wait");
+            let answered = lab.node(&from.node).exec_in_pod(&from.namespace, &from.name, &["sh", "-c", &line])?;
+            Ok(pods.iter().map(|to| answered.lines().any(|name| name == to.name)).collect())
+        };
+        Ok(Self { pods: pods.to_vec(), cells: wait::together(pods, row)? })
+    }
+
+    /// Whether `from` reaches `to`, by name.
+    pub fn reaches(&self, from: &str, to: &str) -> Option<bool> {
+        let place = |name: &str| self.pods.iter().position(|pod| pod.name == name);
+        self.cells.get(place(from)?)?.get(place(to)?).copied()
+    }
+
+    /// How many cells differ from an earlier matrix of the same pods.
+    pub fn changed(&self, before: &Self) -> usize {
+        let pairs = self.cells.iter().flatten().zip(before.cells.iter().flatten());
+        pairs.filter(|(now, then)| now != then).count()
+    }
+
+    /// The matrix as text. `colour`: for a terminal; meaning never hangs on it. Cells that differ from `before` stand in
+    /// brackets.
+    pub fn render(&self, before: Option<&Self>, colour: bool) -> String {
+        let title = |pod: &Pod| format!("{}@{}", short(&pod.name), pod.node);
+        let first = self.pods.iter().map(|pod| title(pod).len()).max().unwrap_or(0).max(9);
+        let widths: Vec<usize> = self.pods.iter().map(|pod| title(pod).len().max(5)).collect();
+        let mut text = format!("  {:<first$}", "from \\ to");
+        for (pod, width) in self.pods.iter().zip(&widths) {
+            let _ = write!(text, "  {:^width$}", title(pod));
+        }
+        text.push('\n');
+        for (row, (from, cells)) in self.pods.iter().zip(&self.cells).enumerate() {
+            let _ = write!(text, "  {:<first$}", title(from));
+            for (column, (answered, width)) in cells.iter().zip(&widths).enumerate() {
+                let then = before.and_then(|matrix| matrix.cells.get(row)?.get(column).copied());
+                let word = if *answered { "yes" } else { "no" };
+                let word = if then.is_some_and(|then| then != *answered) { format!("[{word}]") } else { word.to_owned() };
+                let cell = format!("{word:^width$}");
+                let _ = match (colour, *answered) {
+                    (true, true) => write!(text, "  \x1b[32m{cell}\x1b[0m"),
+                    (true, false) => write!(text, "  \x1b[31m{cell}\x1b[0m"),
+                    (false, _) => write!(text, "  {cell}"),
+                };
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// `web-7c9f8-x2x4v` → `web-x2x4v`: the replica set's hash tells a reader nothing.
+fn short(name: &str) -> String {
+    let parts: Vec<&str> = name.split('-').collect();
+    match parts.as_slice() {
+        [start @ .., _hash, pod] if !start.is_empty() => format!("{}-{pod}", start.join("-")),
+        _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, node: &str) -> Pod {
+        Pod { namespace: "demo".into(), name: name.into(), node: node.into(), address: String::new() }
+    }
+
+    #[test]
+    fn changed_cells_stand_in_brackets() {
+        let pods = vec![pod("web-7c9f8-x2x4v", "a1"), pod("db-55d4c-abcde", "b2")];
+        let before = Matrix { pods: pods.clone(), cells: vec![vec![true, true], vec![true, true]] };
+        let after = Matrix { pods, cells: vec![vec![true, true], vec![false, true]] };
+        assert_eq!(after.changed(&before), 1);
+        assert_eq!(after.reaches("db-55d4c-abcde", "web-7c9f8-x2x4v"), Some(false));
+        let expected = "  from \\ to     web-x2x4v@a1  db-abcde@b2\n  web-x2x4v@a1      yes           yes    \n  db-abcde@b2       [no]          yes    \n";
+        assert_eq!(after.render(Some(&before), false), expected);
+    }
+}
