@@ -80,24 +80,9 @@ text_enum! {
     derive = "PartialEq",
     derive = "Default",
     doc = "BGP settings: the object named default for the cluster, node.<name> for one node.",
-    printcolumn(
-        name = "Mesh",
-        type_ = "boolean",
-        json_path = ".spec.nodeToNodeMeshEnabled",
-        description = "Whether all nodes peer with each other"
-    ),
-    printcolumn(
-        name = "ASN",
-        type_ = "integer",
-        json_path = ".spec.asNumber",
-        description = "AS number of the nodes"
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Accepted')].status",
-        description = "Whether the object passed every rule"
-    )
+    printcolumn = r#"{"name": "Mesh", "type": "boolean", "jsonPath": ".spec.nodeToNodeMeshEnabled", "description": "Whether all nodes peer with each other"}"#,
+    printcolumn = r#"{"name": "ASN", "type": "integer", "jsonPath": ".spec.asNumber", "description": "AS number of the nodes"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -339,48 +324,13 @@ pub struct SecretKeyRef {
     derive = "PartialEq",
     derive = "Default",
     doc = "A peering of nodes with a router, with other nodes, or with local pods.",
-    printcolumn(
-        name = "Node Selector",
-        type_ = "string",
-        json_path = ".spec.nodeSelector",
-        description = "Nodes that have this peering"
-    ),
-    printcolumn(
-        name = "Node",
-        type_ = "string",
-        json_path = ".spec.node",
-        description = "The one node that has this peering"
-    ),
-    printcolumn(
-        name = "Local ASN",
-        type_ = "string",
-        json_path = ".spec.localASNumber",
-        description = "AS number we use for this peering"
-    ),
-    printcolumn(
-        name = "Peer Selector",
-        type_ = "string",
-        json_path = ".spec.peerSelector",
-        description = "Nodes to peer with"
-    ),
-    printcolumn(
-        name = "Peer IP",
-        type_ = "string",
-        json_path = ".spec.peerIP",
-        description = "Address of the peer, with an optional port"
-    ),
-    printcolumn(
-        name = "Peer ASN",
-        type_ = "string",
-        json_path = ".spec.asNumber",
-        description = "AS number of the peer"
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Accepted')].status",
-        description = "Whether the object passed every rule"
-    )
+    printcolumn = r#"{"name": "Node Selector", "type": "string", "jsonPath": ".spec.nodeSelector", "description": "Nodes that have this peering"}"#,
+    printcolumn = r#"{"name": "Node", "type": "string", "jsonPath": ".spec.node", "description": "The one node that has this peering"}"#,
+    printcolumn = r#"{"name": "Local ASN", "type": "string", "jsonPath": ".spec.localASNumber", "description": "AS number we use for this peering"}"#,
+    printcolumn = r#"{"name": "Peer Selector", "type": "string", "jsonPath": ".spec.peerSelector", "description": "Nodes to peer with"}"#,
+    printcolumn = r#"{"name": "Peer IP", "type": "string", "jsonPath": ".spec.peerIP", "description": "Address of the peer, with an optional port"}"#,
+    printcolumn = r#"{"name": "Peer ASN", "type": "string", "jsonPath": ".spec.asNumber", "description": "AS number of the peer"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -442,7 +392,7 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<BGPPassword>,
 
-    /// Where the local address comes from; absent means UseNodeIP.
+    /// Where the local address comes from; absent means `UseNodeIP`.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -484,7 +434,7 @@ pub struct BGPPeerSpec {
     #[schemars(length(max = 64))]
     pub reachable_by: Option<String>,
 
-    /// Names of BGPFilters, applied in order.
+    /// Names of `BGPFilters`, applied in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub filters: Vec<String>,

@@ -36,24 +36,9 @@ where
     derive = "PartialEq",
     derive = "Default",
     doc = "One block of addresses: its owner, and who holds which address. Written by the daemon only.",
-    printcolumn(
-        name = "CIDR",
-        type_ = "string",
-        json_path = ".spec.cidr",
-        description = "The block"
-    ),
-    printcolumn(
-        name = "Affinity",
-        type_ = "string",
-        json_path = ".spec.affinity",
-        description = "Who owns the block"
-    ),
-    printcolumn(
-        name = "ClaimTime",
-        type_ = "date",
-        json_path = ".spec.affinityClaimTime",
-        description = "When it was claimed"
-    )
+    printcolumn = r#"{"name": "CIDR", "type": "string", "jsonPath": ".spec.cidr", "description": "The block"}"#,
+    printcolumn = r#"{"name": "Affinity", "type": "string", "jsonPath": ".spec.affinity", "description": "Who owns the block"}"#,
+    printcolumn = r#"{"name": "ClaimTime", "type": "date", "jsonPath": ".spec.affinityClaimTime", "description": "When it was claimed"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct IPAMBlockSpec {
@@ -164,24 +149,9 @@ text_enum! {
     derive = "PartialEq",
     derive = "Default",
     doc = "A node's claim on a block of addresses. Written by the daemon only.",
-    printcolumn(
-        name = "CIDR",
-        type_ = "string",
-        json_path = ".spec.cidr",
-        description = "The block"
-    ),
-    printcolumn(
-        name = "Node",
-        type_ = "string",
-        json_path = ".spec.node",
-        description = "Who claims it"
-    ),
-    printcolumn(
-        name = "Type",
-        type_ = "string",
-        json_path = ".spec.type",
-        description = "host or virtual"
-    )
+    printcolumn = r#"{"name": "CIDR", "type": "string", "jsonPath": ".spec.cidr", "description": "The block"}"#,
+    printcolumn = r#"{"name": "Node", "type": "string", "jsonPath": ".spec.node", "description": "Who claims it"}"#,
+    printcolumn = r#"{"name": "Type", "type": "string", "jsonPath": ".spec.type", "description": "host or virtual"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BlockAffinitySpec {
@@ -235,12 +205,7 @@ fn affinity_state_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema 
     derive = "PartialEq",
     derive = "Default",
     doc = "All addresses of one owner, so that they can be freed together. Written by the daemon only.",
-    printcolumn(
-        name = "ID",
-        type_ = "string",
-        json_path = ".spec.handleID",
-        description = "The owner's handle"
-    )
+    printcolumn = r#"{"name": "ID", "type": "string", "jsonPath": ".spec.handleID", "description": "The owner's handle"}"#
 )]
 pub struct IPAMHandleSpec {
     /// The handle as its owner writes it; the object's name is the same in lower case.

@@ -40,7 +40,7 @@ pub use settings::{
     derive = "Default",
     doc = "Settings of the node agent: default for the cluster, node.<name> for one node, any other name with nodeSelector.",
     validation = Rule::new("self.metadata.name == 'default' || self.metadata.name.startsWith('node.') ? !has(self.spec.nodeSelector) : true").message("nodeSelector must not be set on the objects default and node.<name>").reason(Reason::FieldValueForbidden),
-    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status", description = "Whether the object passed every rule")
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -329,7 +329,7 @@ pub struct FelixConfigurationSpec {
     )]
     pub iptables_post_write_check_interval: Option<GoDuration>,
 
-    /// Port ranges of NodePorts, used with kube-proxy in ipvs mode; absent means 30000:32767.
+    /// Port ranges of `NodePorts`, used with kube-proxy in ipvs mode; absent means 30000:32767.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 7))]
     pub kube_node_port_ranges: Vec<Port>,
@@ -505,7 +505,7 @@ pub struct FelixConfigurationSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub external_nodes_list: Vec<String>,
 
-    /// Where routes come from; absent means CalicoIPAM.
+    /// Where routes come from; absent means `CalicoIPAM`.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -571,7 +571,7 @@ pub struct FelixConfigurationSpec {
     #[schemars(length(max = 45))]
     pub nat_outgoing_address: Option<String>,
 
-    /// Destinations that are never masqueraded; absent means IPPoolsOnly.
+    /// Destinations that are never masqueraded; absent means `IPPoolsOnly`.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -624,7 +624,7 @@ pub struct FelixConfigurationSpec {
     #[schemars(range(min = 1, max = 16_777_215), extend("format" = "int32"))]
     pub vxlan_vni: Option<u32>,
 
-    /// What is done about the source check of AWS; absent means DoNothing.
+    /// What is done about the source check of AWS; absent means `DoNothing`.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",

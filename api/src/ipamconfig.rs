@@ -27,30 +27,10 @@ pub const DEFAULT_COOLDOWN_SECONDS: u32 = 30;
     derive = "PartialEq",
     derive = "Default",
     doc = "How nodes share the pools. Only the object named default counts.",
-    printcolumn(
-        name = "StrictAffinity",
-        type_ = "boolean",
-        json_path = ".spec.strictAffinity",
-        description = "Whether borrowing addresses is forbidden"
-    ),
-    printcolumn(
-        name = "MaxBlocksPerHost",
-        type_ = "integer",
-        json_path = ".spec.maxBlocksPerHost",
-        description = "Claims a node may hold"
-    ),
-    printcolumn(
-        name = "AutoAllocateBlocks",
-        type_ = "boolean",
-        json_path = ".spec.autoAllocateBlocks",
-        description = "Whether nodes claim blocks when they need them"
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Accepted')].status",
-        description = "Whether the object passed every rule"
-    )
+    printcolumn = r#"{"name": "StrictAffinity", "type": "boolean", "jsonPath": ".spec.strictAffinity", "description": "Whether borrowing addresses is forbidden"}"#,
+    printcolumn = r#"{"name": "MaxBlocksPerHost", "type": "integer", "jsonPath": ".spec.maxBlocksPerHost", "description": "Claims a node may hold"}"#,
+    printcolumn = r#"{"name": "AutoAllocateBlocks", "type": "boolean", "jsonPath": ".spec.autoAllocateBlocks", "description": "Whether nodes claim blocks when they need them"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct IPAMConfigurationSpec {

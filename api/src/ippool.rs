@@ -60,36 +60,11 @@ text_enum! {
     derive = "PartialEq",
     derive = "Default",
     doc = "A range of addresses, who may allocate from it and how its packets travel.",
-    printcolumn(
-        name = "CIDR",
-        type_ = "string",
-        json_path = ".spec.cidr",
-        description = "The range of addresses"
-    ),
-    printcolumn(
-        name = "VXLAN",
-        type_ = "string",
-        json_path = ".spec.vxlanMode",
-        description = "When VXLAN is used"
-    ),
-    printcolumn(
-        name = "IPIP",
-        type_ = "string",
-        json_path = ".spec.ipipMode",
-        description = "When IP-in-IP is used"
-    ),
-    printcolumn(
-        name = "NAT",
-        type_ = "boolean",
-        json_path = ".spec.natOutgoing",
-        description = "Whether traffic leaving the pools is masqueraded"
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Accepted')].status",
-        description = "Whether the object passed every rule"
-    )
+    printcolumn = r#"{"name": "CIDR", "type": "string", "jsonPath": ".spec.cidr", "description": "The range of addresses"}"#,
+    printcolumn = r#"{"name": "VXLAN", "type": "string", "jsonPath": ".spec.vxlanMode", "description": "When VXLAN is used"}"#,
+    printcolumn = r#"{"name": "IPIP", "type": "string", "jsonPath": ".spec.ipipMode", "description": "When IP-in-IP is used"}"#,
+    printcolumn = r#"{"name": "NAT", "type": "boolean", "jsonPath": ".spec.natOutgoing", "description": "Whether traffic leaving the pools is masqueraded"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -222,12 +197,7 @@ impl IPPoolSpec {
     derive = "PartialEq",
     derive = "Default",
     doc = "Ranges that automatic assignment skips; addresses in use and explicit requests are untouched.",
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Accepted')].status",
-        description = "Whether the object passed every rule"
-    )
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 pub struct IPReservationSpec {
     /// The reserved ranges, such as 10.244.0.0/28; host bits are cut off.

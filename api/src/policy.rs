@@ -53,24 +53,9 @@ text_enum! {
     derive = "Default",
     doc = "Policy for the pods of one namespace.",
     selectable = ".spec.tier",
-    printcolumn(
-        name = "Tier",
-        type_ = "string",
-        json_path = ".spec.tier",
-        description = "The tier it stands in"
-    ),
-    printcolumn(
-        name = "Order",
-        type_ = "number",
-        json_path = ".spec.order",
-        description = "Its place in the tier"
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Accepted')].status",
-        description = "Whether the object passed every rule"
-    )
+    printcolumn = r#"{"name": "Tier", "type": "string", "jsonPath": ".spec.tier", "description": "The tier it stands in"}"#,
+    printcolumn = r#"{"name": "Order", "type": "number", "jsonPath": ".spec.order", "description": "Its place in the tier"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -132,24 +117,9 @@ pub struct NetworkPolicySpec {
     derive = "Default",
     doc = "Policy for endpoints of all namespaces, host endpoints included.",
     selectable = ".spec.tier",
-    printcolumn(
-        name = "Tier",
-        type_ = "string",
-        json_path = ".spec.tier",
-        description = "The tier it stands in"
-    ),
-    printcolumn(
-        name = "Order",
-        type_ = "number",
-        json_path = ".spec.order",
-        description = "Its place in the tier"
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Accepted')].status",
-        description = "Whether the object passed every rule"
-    )
+    printcolumn = r#"{"name": "Tier", "type": "string", "jsonPath": ".spec.tier", "description": "The tier it stands in"}"#,
+    printcolumn = r#"{"name": "Order", "type": "number", "jsonPath": ".spec.order", "description": "Its place in the tier"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -76,7 +76,7 @@ impl<'de> Deserialize<'de> for AsNumber {
         match NumberOrText::deserialize(deserializer)? {
             NumberOrText::Number(n) => u32::try_from(n)
                 .map(Self)
-                .map_err(|_| de::Error::custom(AsNumberError(n.to_string()))),
+                .map_err(|_out_of_range| de::Error::custom(AsNumberError(n.to_string()))),
             NumberOrText::Text(text) => text.parse().map_err(de::Error::custom),
         }
     }
@@ -176,7 +176,7 @@ impl Visitor<'_> for NumberOrTextVisitor {
     fn visit_u64<E: de::Error>(self, v: u64) -> Result<Self::Value, E> {
         i64::try_from(v)
             .map(NumberOrText::Number)
-            .map_err(|_| E::custom(format!("{v} is out of range")))
+            .map_err(|_out_of_range| E::custom(format!("{v} is out of range")))
     }
 
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {

@@ -149,10 +149,7 @@ impl Selector {
     }
 
     /// Matches where this one does not.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "selectors are passed by reference; `!selector` would move"
-    )]
+    #[must_use]
     pub fn not(&self) -> Self {
         let mut ops = self.0.ops.to_vec();
         push_not(&mut ops);
@@ -187,7 +184,7 @@ impl Selector {
             match op {
                 Op::Leaf(Leaf::All) => ops.push(Op::Leaf(Leaf::Has(presence.into()))),
                 Op::Leaf(Leaf::Global) => {
-                    ops.extend([Op::Leaf(Leaf::Has(presence.into())), Op::Not])
+                    ops.extend([Op::Leaf(Leaf::Has(presence.into())), Op::Not]);
                 }
                 Op::Leaf(leaf) => ops.push(Op::Leaf(leaf.prefixed(prefix))),
                 Op::Not => push_not(&mut ops),

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::validate::{Finding, Severity};
+use crate::validate::{Finding, Severity, UNREADABLE};
 
 /// Reads a configuration spec; a field whose value does not fit its type is left at its default and reported.
 ///
@@ -22,6 +22,7 @@ pub fn tolerant<T: DeserializeOwned + Default>(spec: &Map<String, Value>) -> (T,
                 good.insert(name.clone(), value.clone());
             }
             Err(why) => findings.push(Finding {
+                rule: UNREADABLE,
                 path: format!("spec.{name}"),
                 message: format!("{why}; the next value in precedence is used"),
                 severity: Severity::Refuse,
@@ -32,6 +33,7 @@ pub fn tolerant<T: DeserializeOwned + Default>(spec: &Map<String, Value>) -> (T,
         Ok(spec) => (spec, findings),
         Err(why) => {
             findings.push(Finding {
+                rule: UNREADABLE,
                 path: "spec".to_owned(),
                 message: why.to_string(),
                 severity: Severity::Refuse,

@@ -140,7 +140,7 @@ text_enum! {
     pub enum LocalSubnetReachability: Exact {
         /// None.
         Disabled = "Disabled",
-        /// Those of pods and of LoadBalancers.
+        /// Those of pods and of load balancers.
         PodsAndLoadBalancers = "PodsAndLoadBalancers",
     }
 }

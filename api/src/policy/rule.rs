@@ -41,7 +41,7 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_version: Option<IpVersion>,
 
-    /// Matches this protocol: a name (TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite) or a number.
+    /// Matches this protocol: a name (TCP, UDP, ICMP, `ICMPv6`, SCTP, `UDPLite`) or a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
 
@@ -49,7 +49,7 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_protocol: Option<Protocol>,
 
-    /// Matches ICMP messages; needs protocol ICMP or ICMPv6.
+    /// Matches ICMP messages; needs protocol ICMP or `ICMPv6`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp: Option<IcmpMatch>,
 

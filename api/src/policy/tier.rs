@@ -62,10 +62,10 @@ pub const PINNED_TIERS: [PinnedTier; 3] = [
     doc = "A group of policies; tiers are asked in order.",
     validation = Rule::new("self.metadata.name == 'kube-admin' || self.metadata.name == 'kube-baseline' ? self.spec.defaultAction == 'Pass' : true").message("the tiers kube-admin and kube-baseline must have default action Pass").reason(Reason::FieldValueInvalid),
     validation = Rule::new("self.metadata.name == 'default' ? self.spec.defaultAction == 'Deny' : true").message("the tier default must have default action Deny").reason(Reason::FieldValueInvalid),
-    printcolumn(name = "Order", type_ = "number", json_path = ".spec.order", description = "Its place among the tiers"),
-    printcolumn(name = "DefaultAction", type_ = "string", json_path = ".spec.defaultAction", description = "What happens at its end"),
-    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", description = "State of the tier"),
-    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status", description = "Whether the object passed every rule")
+    printcolumn = r#"{"name": "Order", "type": "number", "jsonPath": ".spec.order", "description": "Its place among the tiers"}"#,
+    printcolumn = r#"{"name": "DefaultAction", "type": "string", "jsonPath": ".spec.defaultAction", "description": "What happens at its end"}"#,
+    printcolumn = r#"{"name": "Status", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].reason", "description": "State of the tier"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TierSpec {

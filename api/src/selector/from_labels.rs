@@ -30,7 +30,7 @@ pub enum LabelSelectorError {
         /// What was written.
         operator: String,
     },
-    /// In or NotIn without values, or Exists or DoesNotExist with values.
+    /// In or `NotIn` without values, or Exists or `DoesNotExist` with values.
     #[error("operator {operator} on label {key} has the wrong number of values")]
     Values {
         /// The label.

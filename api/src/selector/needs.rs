@@ -60,20 +60,20 @@ fn of_leaf(leaf: &Leaf) -> Both<'_> {
             no: None,
         },
         Leaf::Has(label) => Both {
-            yes: present(label),
+            yes: Some(present(label)),
             no: free(),
         },
         Leaf::Compare { label, test, value } => match test {
             Test::Equals => Both {
-                yes: one_of(label, [&**value]),
+                yes: Some(one_of(label, [&**value])),
                 no: free(),
             },
             Test::Differs => Both {
                 yes: free(),
-                no: one_of(label, [&**value]),
+                no: Some(one_of(label, [&**value])),
             },
             Test::Contains | Test::StartsWith | Test::EndsWith => Both {
-                yes: present(label),
+                yes: Some(present(label)),
                 no: free(),
             },
         },
@@ -82,11 +82,7 @@ fn of_leaf(leaf: &Leaf) -> Both<'_> {
             inside,
             values,
         } => {
-            let found = if values.is_empty() {
-                None
-            } else {
-                one_of(label, values.iter().map(|v| &**v))
-            };
+            let found = (!values.is_empty()).then(|| one_of(label, values.iter().map(|v| &**v)));
             if *inside {
                 Both {
                     yes: found,
@@ -102,15 +98,12 @@ fn of_leaf(leaf: &Leaf) -> Both<'_> {
     }
 }
 
-fn present(label: &str) -> Needs<'_> {
-    Some(BTreeMap::from([(label, None)]))
+fn present(label: &str) -> MustHave<'_> {
+    BTreeMap::from([(label, None)])
 }
 
-fn one_of<'a>(label: &'a str, values: impl IntoIterator<Item = &'a str>) -> Needs<'a> {
-    Some(BTreeMap::from([(
-        label,
-        Some(values.into_iter().collect()),
-    )]))
+fn one_of<'a>(label: &'a str, values: impl IntoIterator<Item = &'a str>) -> MustHave<'a> {
+    BTreeMap::from([(label, Some(values.into_iter().collect()))])
 }
 
 /// Both must hold: a label must satisfy either side's demands.
@@ -122,7 +115,7 @@ fn together<'a>(a: Needs<'a>, b: Needs<'a>) -> Needs<'a> {
                 entry.insert(wanted);
             }
             Entry::Occupied(mut entry) => {
-                let both = overlap(entry.get(), wanted);
+                let both = overlap(entry.get().as_ref(), wanted);
                 if both.as_ref().is_some_and(BTreeSet::is_empty) {
                     return None;
                 }
@@ -134,7 +127,7 @@ fn together<'a>(a: Needs<'a>, b: Needs<'a>) -> Needs<'a> {
 }
 
 fn overlap<'a>(
-    a: &Option<BTreeSet<&'a str>>,
+    a: Option<&BTreeSet<&'a str>>,
     b: Option<BTreeSet<&'a str>>,
 ) -> Option<BTreeSet<&'a str>> {
     match (a, b) {

@@ -299,19 +299,19 @@ impl<'a> Cursor<'a> {
 
     fn compare_value(&mut self, label: &str, test: Test) -> Result<Leaf, ParseError> {
         self.skip_blanks();
-        match self.string()? {
-            Some(value) => Ok(Leaf::compare(label, test, value)),
-            None => {
-                let example = match self.rest().bytes().take_while(|b| is_label(*b)).count() {
-                    0 => "value",
-                    length => self.rest().get(..length).unwrap_or_default(),
-                };
-                Err(self.error(format!(
-                    "a value needs quotes, write {label} {} '{example}'",
-                    test.as_str()
-                )))
-            }
+        if let Some(value) = self.string()? {
+            return Ok(Leaf::compare(label, test, value));
         }
+        let bare = Cursor {
+            text: self.text,
+            offset: self.offset,
+        }
+        .take_word();
+        let example = if bare.is_empty() { "value" } else { bare };
+        Err(self.error(format!(
+            "a value needs quotes, write {label} {} '{example}'",
+            test.as_str()
+        )))
     }
 
     fn set(&mut self, label: &str, inside: bool) -> Result<Leaf, ParseError> {

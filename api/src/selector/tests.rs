@@ -89,161 +89,163 @@ fn truth_follows_the_language() {
     }
 }
 
+/// Text, offset of the mistake in octets, what the user reads.
+const REFUSED: &[(&str, usize, &str)] = &[
+    (
+        "app == backend",
+        7,
+        "a value needs quotes, write app == 'backend'",
+    ),
+    ("app != ", 7, "a value needs quotes, write app != 'value'"),
+    (
+        "app starts with x",
+        16,
+        "a value needs quotes, write app starts with 'x'",
+    ),
+    (
+        "app = 'x'",
+        4,
+        "one = does not compare, write app == 'value'",
+    ),
+    (
+        "app",
+        3,
+        "label app is compared with nothing, write has(app) or app == 'value'",
+    ),
+    (
+        "app && has(b)",
+        4,
+        "label app is compared with nothing, write has(app) or app == 'value'",
+    ),
+    (
+        "app inx {'a'}",
+        4,
+        "label app can be compared with ==, !=, in, not in, contains, starts with and ends with only",
+    ),
+    (
+        "app startswithx 'a'",
+        4,
+        "label app can be compared with ==, !=, in, not in, contains, starts with and ends with only",
+    ),
+    (
+        "app not {'a'}",
+        4,
+        "label app can be compared with ==, !=, in, not in, contains, starts with and ends with only",
+    ),
+    (
+        "app in 'a'",
+        7,
+        "a set needs braces, write app in {'a', 'b'}",
+    ),
+    (
+        "app in {a}",
+        8,
+        "a value needs quotes, write app in {'a', 'b'}",
+    ),
+    (
+        "app in {,}",
+        8,
+        "a value needs quotes, write app in {'a', 'b'}",
+    ),
+    (
+        "app in {'a' 'b'}",
+        12,
+        "values of a set are separated by commas and end with }, write app in {'a', 'b'}",
+    ),
+    (
+        "app in {'a',,}",
+        12,
+        "a value needs quotes, write app in {'a', 'b'}",
+    ),
+    (
+        "app in {'a'",
+        11,
+        "values of a set are separated by commas and end with }, write app in {'a', 'b'}",
+    ),
+    ("app == 'x", 7, "this quote is never closed"),
+    (
+        "'app' == 'x'",
+        0,
+        "a label has no quotes, write app == 'backend'",
+    ),
+    (
+        "app == 'x' and b == 'y'",
+        11,
+        "comparisons are joined by &&",
+    ),
+    (
+        "app == 'x' or b == 'y'",
+        11,
+        "alternatives are joined by ||",
+    ),
+    ("app == 'x' & b == 'y'", 11, "comparisons are joined by &&"),
+    ("app == 'x', b == 'y'", 10, "comparisons are joined by &&"),
+    ("app == 'x' | b == 'y'", 11, "alternatives are joined by ||"),
+    (
+        "app == 'x' &&",
+        13,
+        "the selector ends where a comparison should follow",
+    ),
+    (
+        "&& app == 'x'",
+        0,
+        "a label, has(), all() or ( should stand here, not '&'",
+    ),
+    ("(app == 'x'", 0, "this ( is never closed"),
+    (
+        "has(a) || (has(b) && (has(c))",
+        10,
+        "this ( is never closed",
+    ),
+    ("app == 'x')", 10, "this ) closes nothing"),
+    (
+        "()",
+        1,
+        "a label, has(), all() or ( should stand here, not ')'",
+    ),
+    ("!", 1, "the selector ends where a comparison should follow"),
+    (
+        "has (app)",
+        4,
+        "label has can be compared with ==, !=, in, not in, contains, starts with and ends with only",
+    ),
+    (
+        "all ()",
+        4,
+        "label all can be compared with ==, !=, in, not in, contains, starts with and ends with only",
+    ),
+    (
+        "has()",
+        4,
+        "has() needs the name of a label without quotes, write has(app)",
+    ),
+    (
+        "has('app')",
+        4,
+        "has() needs the name of a label without quotes, write has(app)",
+    ),
+    ("has(app", 7, "has(app is never closed"),
+    ("all(x)", 4, "all() takes nothing between its brackets"),
+    (
+        "any()",
+        0,
+        "any() is unknown: there are all(), global() and has(label)",
+    ),
+    (
+        "has(a)\n&& has(b)",
+        6,
+        "&&, || or the end should follow, not '\\n'",
+    ),
+    (
+        "app == 'x' \u{e9}",
+        11,
+        "&&, || or the end should follow, not '\u{e9}'",
+    ),
+];
+
 #[test]
 fn refusals_say_what_to_write() {
-    let cases = [
-        (
-            "app == backend",
-            7,
-            "a value needs quotes, write app == 'backend'",
-        ),
-        ("app != ", 7, "a value needs quotes, write app != 'value'"),
-        (
-            "app starts with x",
-            16,
-            "a value needs quotes, write app starts with 'x'",
-        ),
-        (
-            "app = 'x'",
-            4,
-            "one = does not compare, write app == 'value'",
-        ),
-        (
-            "app",
-            3,
-            "label app is compared with nothing, write has(app) or app == 'value'",
-        ),
-        (
-            "app && has(b)",
-            4,
-            "label app is compared with nothing, write has(app) or app == 'value'",
-        ),
-        (
-            "app inx {'a'}",
-            4,
-            "label app can be compared with ==, !=, in, not in, contains, starts with and ends with only",
-        ),
-        (
-            "app startswithx 'a'",
-            4,
-            "label app can be compared with ==, !=, in, not in, contains, starts with and ends with only",
-        ),
-        (
-            "app not {'a'}",
-            4,
-            "label app can be compared with ==, !=, in, not in, contains, starts with and ends with only",
-        ),
-        (
-            "app in 'a'",
-            7,
-            "a set needs braces, write app in {'a', 'b'}",
-        ),
-        (
-            "app in {a}",
-            8,
-            "a value needs quotes, write app in {'a', 'b'}",
-        ),
-        (
-            "app in {,}",
-            8,
-            "a value needs quotes, write app in {'a', 'b'}",
-        ),
-        (
-            "app in {'a' 'b'}",
-            12,
-            "values of a set are separated by commas and end with }, write app in {'a', 'b'}",
-        ),
-        (
-            "app in {'a',,}",
-            12,
-            "a value needs quotes, write app in {'a', 'b'}",
-        ),
-        (
-            "app in {'a'",
-            11,
-            "values of a set are separated by commas and end with }, write app in {'a', 'b'}",
-        ),
-        ("app == 'x", 7, "this quote is never closed"),
-        (
-            "'app' == 'x'",
-            0,
-            "a label has no quotes, write app == 'backend'",
-        ),
-        (
-            "app == 'x' and b == 'y'",
-            11,
-            "comparisons are joined by &&",
-        ),
-        (
-            "app == 'x' or b == 'y'",
-            11,
-            "alternatives are joined by ||",
-        ),
-        ("app == 'x' & b == 'y'", 11, "comparisons are joined by &&"),
-        ("app == 'x', b == 'y'", 10, "comparisons are joined by &&"),
-        ("app == 'x' | b == 'y'", 11, "alternatives are joined by ||"),
-        (
-            "app == 'x' &&",
-            13,
-            "the selector ends where a comparison should follow",
-        ),
-        (
-            "&& app == 'x'",
-            0,
-            "a label, has(), all() or ( should stand here, not '&'",
-        ),
-        ("(app == 'x'", 0, "this ( is never closed"),
-        (
-            "has(a) || (has(b) && (has(c))",
-            10,
-            "this ( is never closed",
-        ),
-        ("app == 'x')", 10, "this ) closes nothing"),
-        (
-            "()",
-            1,
-            "a label, has(), all() or ( should stand here, not ')'",
-        ),
-        ("!", 1, "the selector ends where a comparison should follow"),
-        (
-            "has (app)",
-            4,
-            "label has can be compared with ==, !=, in, not in, contains, starts with and ends with only",
-        ),
-        (
-            "all ()",
-            4,
-            "label all can be compared with ==, !=, in, not in, contains, starts with and ends with only",
-        ),
-        (
-            "has()",
-            4,
-            "has() needs the name of a label without quotes, write has(app)",
-        ),
-        (
-            "has('app')",
-            4,
-            "has() needs the name of a label without quotes, write has(app)",
-        ),
-        ("has(app", 7, "has(app is never closed"),
-        ("all(x)", 4, "all() takes nothing between its brackets"),
-        (
-            "any()",
-            0,
-            "any() is unknown: there are all(), global() and has(label)",
-        ),
-        (
-            "has(a)\n&& has(b)",
-            6,
-            "&&, || or the end should follow, not '\\n'",
-        ),
-        (
-            "app == 'x' \u{e9}",
-            11,
-            "&&, || or the end should follow, not '\u{e9}'",
-        ),
-    ];
-    for (text, offset, message) in cases {
+    for &(text, offset, message) in REFUSED {
         let why = Selector::parse(text).expect_err(text);
         assert_eq!(
             (why.offset, why.message.as_str()),
@@ -361,13 +363,16 @@ fn combinators_build_what_the_text_would() {
     assert!(!parsed("a == 'global()'").mentions_global());
 }
 
+/// A label and the values it must have one of.
+type Needed = (&'static str, Option<BTreeSet<&'static str>>);
+
 #[test]
 fn necessary_conditions_are_found() {
     let any = |label| (label, None);
     let of = |label, values: &[&'static str]| {
         (label, Some(values.iter().copied().collect::<BTreeSet<_>>()))
     };
-    let cases: [(&str, Option<Vec<(&str, Option<BTreeSet<&str>>)>>); 16] = [
+    let cases: [(&str, Option<Vec<Needed>>); 16] = [
         ("all()", Some(vec![])),
         ("!all()", None),
         ("has(a)", Some(vec![any("a")])),
