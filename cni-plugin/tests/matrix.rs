@@ -2,7 +2,8 @@
 //! what the binary says when there is no daemon, or a bad one.
 #![expect(
     clippy::disallowed_methods,
-    reason = "the test executes the plugin and times it"
+    clippy::unwrap_used,
+    reason = "a test executes the plugin, times it, and fails by panic"
 )]
 
 use std::fmt::Write as _;
@@ -125,7 +126,7 @@ fn receive(stream: &std::os::unix::net::UnixStream) -> Result<Received, ReceiveE
     loop {
         match incoming.advance(stream.as_fd()) {
             Err(ReceiveError::Socket(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                std::thread::sleep(Duration::from_millis(1))
+                std::thread::sleep(Duration::from_millis(1));
             }
             done => return done,
         }

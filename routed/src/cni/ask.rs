@@ -1,0 +1,134 @@
+//! Which addresses an attachment asks for: configuration, then namespace, then pod annotations, the last the strongest; pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cni_plugin::spec::{Code, Failure};
+use model::NodeName;
+
+use super::call::Call;
+use super::names::PRIMARY;
+use super::seams::Ask;
+use crate::world::PodView;
+
+const IPV4_POOLS: &str = "cni.projectcalico.org/ipv4pools";
+const IPV6_POOLS: &str = "cni.projectcalico.org/ipv6pools";
+const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
+const WITHOUT_IPAM: &str = "cni.projectcalico.org/ipAddrsNoIpam";
+
+/// Puts the request together.
+///
+/// # Errors
+/// Code 104 naming the annotation that cannot be read or met.
+pub(super) fn ask(
+    call: &Call,
+    view: Option<&PodView>,
+    handle: Arc<str>,
+    node: &NodeName,
+) -> Result<Ask, Failure> {
+    if annotation(view, WITHOUT_IPAM).is_some() {
+        return Err(refused(
+            WITHOUT_IPAM,
+            "addresses outside IPAM are not served",
+        ));
+    }
+    let mut requested: Vec<IpAddr> = call.config.requested.clone();
+    if let Some(texts) = list(
+        view.and_then(|view| view.pod.annotations.get(ADDRESSES)),
+        ADDRESSES,
+    )? {
+        requested = texts
+            .iter()
+            .map(|text| {
+                text.parse()
+                    .map_err(|error| refused(ADDRESSES, format!("{text:?}: {error}")))
+            })
+            .collect::<Result<_, _>>()?;
+    }
+    for (wanted, is_family) in [
+        (
+            call.config.families.ipv4,
+            IpAddr::is_ipv4 as fn(&IpAddr) -> bool,
+        ),
+        (call.config.families.ipv6, IpAddr::is_ipv6),
+    ] {
+        let count = requested
+            .iter()
+            .filter(|address| is_family(address))
+            .count();
+        if count > usize::from(wanted) {
+            return Err(refused(
+                ADDRESSES,
+                format!(
+                    "{count} addresses of a family of which {} is assigned",
+                    u8::from(wanted)
+                ),
+            ));
+        }
+    }
+    Ok(Ask {
+        handle,
+        families: call.config.families,
+        ipv4_pools: list(annotation(view, IPV4_POOLS), IPV4_POOLS)?
+            .unwrap_or_else(|| call.config.ipv4_pools.clone()),
+        ipv6_pools: list(annotation(view, IPV6_POOLS), IPV6_POOLS)?
+            .unwrap_or_else(|| call.config.ipv6_pools.clone()),
+        namespace: view.and_then(|view| view.namespace.clone()),
+        attributes: attributes(call, node),
+        requested,
+    })
+}
+
+/// Calico's owner attributes; IPAM adds its `timestamp`. A secondary interface keeps its pod under our own keys: Calico's collector frees an address whose
+/// pod does not list it in its status, and leaves an entry without pod attributes alone.
+fn attributes(call: &Call, node: &NodeName) -> BTreeMap<String, String> {
+    let mut attributes = BTreeMap::from([("node".to_owned(), node.to_string())]);
+    let Some(pod) = &call.pod else {
+        return attributes;
+    };
+    let primary = &*call.id.ifname == PRIMARY;
+    let key = |name: &str| {
+        if primary {
+            name.to_owned()
+        } else {
+            format!("margay.{name}")
+        }
+    };
+    attributes.insert(key("pod"), pod.name.clone());
+    attributes.insert(key("namespace"), pod.namespace.clone());
+    if !primary {
+        attributes.insert("margay.ifname".to_owned(), call.id.ifname.to_string());
+    }
+    attributes
+}
+
+fn annotation<'a>(view: Option<&'a PodView>, key: &str) -> Option<&'a String> {
+    let view = view?;
+    let of_namespace = || {
+        view.namespace
+            .as_ref()
+            .and_then(|namespace| namespace.annotations.get(key))
+    };
+    view.pod.annotations.get(key).or_else(of_namespace)
+}
+
+/// A JSON list of texts, as Calico's annotations have it.
+fn list(value: Option<&String>, key: &str) -> Result<Option<Vec<String>>, Failure> {
+    match value
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty())
+    {
+        None => Ok(None),
+        Some(text) => serde_json::from_str(text)
+            .map(Some)
+            .map_err(|error| refused(key, format!("it is not a JSON list of texts ({error})"))),
+    }
+}
+
+fn refused(annotation: &str, why: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Code::RequestRefused,
+        format!("annotation {annotation} cannot be met: {why}"),
+    )
+}

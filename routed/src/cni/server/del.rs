@@ -1,0 +1,63 @@
+//! DEL: succeeds when there is nothing (left) to do.
+
+use std::sync::Arc;
+
+use cni_plugin::spec::{Code, Failure};
+
+use super::{Key, Server};
+use crate::cni::call::Call;
+use crate::cni::names;
+use crate::cni::record::{Record, State};
+
+impl Server {
+    /// Detaches. A running ADD of the same key has been told to end; its turn is awaited, so that its roll-back comes first.
+    pub(super) async fn del(&self, call: &Call) -> Result<(), Failure> {
+        let _turn = self.locks.enter(Key::Attachment(call.id.clone())).await;
+        let record = match self.book.find(&call.id) {
+            Some(record) => record,
+            None => self.unrecorded(call).await?,
+        };
+        let _host_turn = self.locks.enter(Key::Host(Arc::clone(&record.host))).await;
+        self.tear_down(record).await
+    }
+
+    /// A container the journal does not know: its interface is recognised by its mark, its addresses by their handle.
+    async fn unrecorded(&self, call: &Call) -> Result<Record, Failure> {
+        let settings = self.rooms.cluster.settings();
+        let pod = call.pod_ref();
+        let host = names::host_interface(&settings.interface_prefix, pod.as_ref(), &call.id);
+        let links = self
+            .rooms
+            .kernel
+            .links(&settings.interface_prefix)
+            .await
+            .map_err(|why| {
+                Failure::new(Code::Internal, "the node's interfaces cannot be listed").because(why)
+            })?;
+        let ours = links.get(&host).filter(|link| {
+            names::parse_alias(&link.alias)
+                .is_some_and(|(_, container_id)| container_id == &*call.id.container_id)
+        });
+        Ok(Record {
+            serial: self.book.next_serial(),
+            id: call.id.clone(),
+            pod,
+            pod_uid: None,
+            netns: call.environment.netns.as_str().into(),
+            sandbox: None,
+            host: host.into(),
+            ifindex: ours.map_or(0, |link| link.ifindex),
+            mac: None,
+            handle: names::handle(&call.id).into(),
+            claims: Vec::new(),
+            labels: call.config.labels.clone(),
+            // Without an interface that is surely its own, only the addresses of its handle are released.
+            state: if ours.is_some() {
+                State::Leaving
+            } else {
+                State::Replaced
+            },
+            since: 0,
+        })
+    }
+}
