@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockopt, recv,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, getsockopt, recv,
     send, setsockopt, socket, sockopt,
 };
 
@@ -198,6 +198,14 @@ impl Socket {
     /// Sets how long any single request may take; 20 seconds unless set.
     pub fn set_deadline(&mut self, deadline: Duration) {
         self.deadline = deadline;
+    }
+
+    /// Port of this socket: notifications of changes made through it carry it.
+    ///
+    /// # Errors
+    /// [`Error::Receive`] when the socket cannot be asked.
+    pub fn port(&self) -> Result<u32, Error> {
+        getsockname::<NetlinkAddr>(self.fd.as_raw_fd()).map(|address| address.pid()).map_err(Error::Receive)
     }
 
     /// Largest batch, in octets, that one send can carry: 64 MiB, or what an unprivileged process was given.

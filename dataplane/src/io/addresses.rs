@@ -1,0 +1,96 @@
+//! Addresses on our tunnel devices.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink::{Batch, Error, Socket, attr};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+
+use super::devices::{Devices, address};
+use super::rtm;
+use crate::link::{AddressKey, IfName, Tunnel};
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const HEADER: usize = 8;
+
+/// Every address of the namespace: (device index, address with prefix length).
+pub(crate) fn list_all(socket: &mut Socket) -> Result<Vec<(u32, IpNet)>, Error> {
+    socket.dump(
+        rtm::GETADDR,
+        |enc| enc.raw(&[0; HEADER]),
+        |message| {
+            let &[_, length, _, _, i0, i1, i2, i3] = message.body.first_chunk::<HEADER>()?;
+            let attributes = attr::parse(message.body.get(HEADER..)?);
+            // IPv4 tells the own address as LOCAL (ADDRESS is the far end of a point to point link), IPv6 as ADDRESS.
+            let own = attributes
+                .clone()
+                .find(IFA_LOCAL)
+                .or_else(|| attributes.clone().find(IFA_ADDRESS))?;
+            let net = IpNet::new(address(own.payload)?, length).ok()?;
+            Some((u32::from_ne_bytes([i0, i1, i2, i3]), net))
+        },
+    )
+}
+
+/// Addresses on tunnels, link-local ones left out: those are the kernel's.
+pub(crate) fn list(
+    socket: &mut Socket,
+    devices: &Devices,
+    tunnels: &BTreeMap<IfName, Tunnel>,
+) -> Result<BTreeMap<AddressKey, ()>, Error> {
+    let mut found = BTreeMap::new();
+    for (index, address) in list_all(socket)? {
+        let device = devices.name(index);
+        if tunnels.contains_key(&device) && !is_link_local(address.addr()) {
+            found.insert(AddressKey { device, address }, ());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether duplicate detection runs before an IPv6 address is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dad {
+    Kernel,
+    Skip,
+}
+
+pub(crate) fn push_put(batch: &mut Batch, index: u32, address: IpNet, dad: Dad) {
+    let mut message = message(index, address);
+    if dad == Dad::Skip && address.addr().is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
+    rtm::push(batch, rtm::NEWADDR, rtm::PUT, &message);
+}
+
+pub(crate) fn push_remove(batch: &mut Batch, index: u32, address: IpNet) {
+    rtm::push(batch, rtm::DELADDR, 0, &message(index, address));
+}
+
+fn message(index: u32, net: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = net.prefix_len();
+    message.header.scope = AddressScope::Universe;
+    message.header.family = match net {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    message.attributes.push(AddressAttribute::Local(net.addr()));
+    message
+        .attributes
+        .push(AddressAttribute::Address(net.addr()));
+    message
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}

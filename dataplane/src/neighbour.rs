@@ -1,0 +1,23 @@
+//! Who is reached under which hardware address: neighbour and forwarding entries, always permanent.
+
+use std::net::IpAddr;
+
+use crate::link::{IfName, Mac};
+
+/// A neighbour entry: address → [`Mac`]. The kernel's key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NeighbourKey {
+    /// Device on which the neighbour is reached.
+    pub device: IfName,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// A forwarding entry of a VXLAN device: hardware address → node address of the outer header. The kernel's key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbKey {
+    /// The VXLAN device.
+    pub device: IfName,
+    /// Hardware address of the remote end.
+    pub mac: Mac,
+}

@@ -1,0 +1,198 @@
+//! World → what the kernel of this node should hold. Pure.
+//!
+//! ```text
+//!  World ─┬─ tunnels ── device, address, neighbours, forwarding ─┐
+//!  Host ──┼─ routes ─── candidates per key, best first ──────────┼─► Plan{desired, nat, mtu, findings}
+//!         ├─ mtu ─────  smallest of the enabled encapsulations   │
+//!         └─ nat ─────  facts, rendered by policy-iptables ──────┘
+//!  pod ──── workload ── Recipe, performed once at ADD
+//! ```
+
+pub mod mtu;
+pub mod nat;
+pub mod pools;
+pub mod routes;
+pub mod settings;
+pub mod tunnels;
+pub mod workload;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::{NatFacts, NodeName, ObjectName, World};
+
+use crate::host::Host;
+use crate::link::{IfName, Mac, WorkloadLink};
+use crate::neighbour::NeighbourKey;
+use crate::tables::Desired;
+
+use mtu::Mtus;
+use pools::Pools;
+use routes::Candidates;
+use settings::Settings;
+use tunnels::Vteps;
+
+/// What follows from the World, with the reasons for what does not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What the kernel should hold. `routes` are the planned ones alone; merge learnt ones by [`routes::merge`].
+    pub desired: Desired,
+    /// All planned routes, the losers of a key too; the input of [`routes::merge`].
+    pub candidates: Candidates,
+    /// Address translation.
+    pub nat: NatFacts,
+    /// Sizes of tunnels and pods.
+    pub mtu: Mtus,
+    /// What is missing or contradictory, for conditions and `explain`.
+    pub findings: Vec<Finding>,
+}
+
+/// Something that keeps a part of the plan from being made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Finding {
+    /// This node's own object or address annotation is missing: nothing that leaves the node can be planned.
+    #[error(
+        "this node has no IPv{version} address annotation yet: no tunnel and no remote route of that family"
+    )]
+    NoOwnAddress {
+        /// 4 or 6.
+        version: u8,
+    },
+    /// No device carries the node address.
+    #[error("no device carries the node address {address}: no route to other nodes")]
+    NoParent {
+        /// The address from the annotation.
+        address: IpAddr,
+    },
+    /// This node has no tunnel address yet.
+    #[error("this node has no VXLAN tunnel address yet (IPv{version}): no tunnel device")]
+    NoOwnTunnelAddress {
+        /// 4 or 6.
+        version: u8,
+    },
+    /// A node that owns a block is unknown or has no address.
+    #[error("{prefix} belongs to node {node}, which has no node address: no route")]
+    NoNodeAddress {
+        /// Owner of the prefix.
+        node: NodeName,
+        /// The block or borrowed address.
+        prefix: IpNet,
+    },
+    /// A node that is reached by VXLAN has not published a tunnel address.
+    #[error("{prefix} belongs to node {node}, which has no VXLAN tunnel address: no route")]
+    NoVtep {
+        /// Owner of the prefix.
+        node: NodeName,
+        /// The block or borrowed address.
+        prefix: IpNet,
+    },
+    /// Two nodes claim one tunnel address, hardware address or node address.
+    #[error("nodes {kept} and {refused} both claim {what}: {refused} gets no tunnel")]
+    SharedVtep {
+        /// Keeps it.
+        kept: NodeName,
+        /// Is left out.
+        refused: NodeName,
+        /// The address both claim.
+        what: String,
+    },
+    /// A block would carry packets for a node into a tunnel.
+    #[error("{prefix} contains the address of node {node}: it is not routed into a tunnel")]
+    NodeAddressInBlock {
+        /// The node whose address lies inside.
+        node: NodeName,
+        /// The block.
+        prefix: IpNet,
+    },
+    /// Two interfaces of this node claim one address.
+    #[error("interfaces {kept} and {refused} both claim {address}: {refused} gets no route")]
+    SharedAddress {
+        /// Keeps the route.
+        kept: IfName,
+        /// Is left out.
+        refused: IfName,
+        /// The address both claim.
+        address: IpAddr,
+    },
+    /// An interface name that the kernel cannot have.
+    #[error("endpoint {endpoint}: {error}")]
+    BadInterface {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong with the name.
+        error: String,
+    },
+    /// A pool whose range cannot be read.
+    #[error("pool {pool}: cidr {cidr:?} is no prefix; its encapsulation and NAT are not applied")]
+    BadPool {
+        /// The pool.
+        pool: ObjectName,
+        /// What stands there.
+        cidr: String,
+    },
+    /// A pool wants IP-in-IP, which is not built yet.
+    #[error("{prefix} lies in a pool with ipipMode, which is not supported yet: no route")]
+    IpipUnsupported {
+        /// The block.
+        prefix: IpNet,
+    },
+    /// No device matches `mtuIfacePattern`.
+    #[error("no running device matches mtuIfacePattern: the MTU of {parent} is used")]
+    NoMtuDevice {
+        /// The parent.
+        parent: IfName,
+    },
+}
+
+/// Plans everything of this node but the recipes of pods.
+pub fn plan(world: &World, host: &Host, settings: &Settings) -> Plan {
+    let (pools, mut findings) = Pools::read(world);
+    let (mtu, gap) = mtu::plan(world, host, settings, &pools);
+    findings.extend(gap);
+    let (vteps, gaps) = Vteps::read(world, host, settings, &pools, &mtu);
+    findings.extend(gaps);
+    let (candidates, gaps) = routes::plan(world, host, settings, &pools, &vteps);
+    findings.extend(gaps);
+    let mut desired = vteps.desired();
+    add_workloads(world, settings, &mut desired);
+    desired.routes = routes::merge(candidates.clone(), BTreeMap::new()).chosen;
+    findings.sort();
+    findings.dedup();
+    Plan {
+        nat: nat::plan(world, settings, &pools, &vteps),
+        desired,
+        candidates,
+        mtu,
+        findings,
+    }
+}
+
+/// Host ends up, and their pods as permanent neighbours.
+fn add_workloads(world: &World, settings: &Settings, desired: &mut Desired) {
+    for view in world.local_endpoints() {
+        // A name the kernel cannot have is reported by `routes::plan`.
+        let Ok(device) = IfName::parse(&view.endpoint.interface) else {
+            continue;
+        };
+        desired
+            .workloads
+            .insert(device.clone(), WorkloadLink { up: true });
+        let Some(mac) = view.endpoint.mac else {
+            continue;
+        };
+        for &address in &view.endpoint.addresses {
+            if address.is_ipv6() && !settings.ipv6 {
+                continue;
+            }
+            let key = NeighbourKey {
+                device: device.clone(),
+                address,
+            };
+            desired.neighbours.insert(key, Mac(mac));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

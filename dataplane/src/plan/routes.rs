@@ -1,0 +1,391 @@
+//! Routes of this node: who may say where a destination is, and who wins when several do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use api::AffinityState;
+use ipnet::IpNet;
+use model::{Block, BlockOwner, Node, NodeName, World};
+
+use super::Finding;
+use super::pools::{Encap, Family, Pools, Scope};
+use super::settings::{Bgp, Settings};
+use super::tunnels::{Overlay, Vteps};
+use crate::host::Host;
+use crate::link::IfName;
+use crate::route::{Hop, Route, RouteKey, Target};
+
+/// Who wins one kernel key, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// A pod of this node.
+    LocalWorkload,
+    /// A block in a VXLAN pool on a node of our subnet.
+    VxlanSameSubnet,
+    /// A block in a VXLAN pool behind the tunnel.
+    VxlanTunnel,
+    /// A block in an IP-in-IP pool on a node of our subnet.
+    IpipSameSubnet,
+    /// A block in an IP-in-IP pool behind the tunnel.
+    IpipTunnel,
+    /// A block in a pool without encapsulation.
+    NoEncap,
+    /// Anything else learnt by BGP.
+    OtherBgp,
+    /// An own block: what nobody has is dropped, not sent to the router.
+    Blackhole,
+}
+
+/// A route that might go into the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its standing against others of the same key.
+    pub rank: Rank,
+    /// The route.
+    pub route: Route,
+    /// Where it comes from, for `explain`.
+    pub reason: String,
+}
+
+/// Candidates by key, in the order in which they were found.
+pub type Candidates = BTreeMap<RouteKey, Vec<Candidate>>;
+
+/// One route per key, and what it was chosen over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Goes into the kernel.
+    pub chosen: BTreeMap<RouteKey, Route>,
+    /// Candidates that lost, best first, after the winner's reason.
+    pub contested: BTreeMap<RouteKey, Vec<Candidate>>,
+}
+
+/// Merges planned with learnt candidates. Of equal rank the first wins, planned ones first.
+pub fn merge(planned: Candidates, learnt: Candidates) -> Merged {
+    let mut all = planned;
+    for (key, more) in learnt {
+        all.entry(key).or_default().extend(more);
+    }
+    let mut merged = Merged::default();
+    for (key, mut candidates) in all {
+        candidates.sort_by_key(|candidate| candidate.rank);
+        let Some(best) = candidates.first() else {
+            continue;
+        };
+        merged.chosen.insert(key.clone(), best.route.clone());
+        if candidates.len() > 1 {
+            merged.contested.insert(key, candidates);
+        }
+    }
+    merged
+}
+
+/// Plans every route that does not come from BGP.
+pub fn plan(
+    world: &World,
+    host: &Host,
+    settings: &Settings,
+    pools: &Pools,
+    vteps: &Vteps,
+) -> (Candidates, Vec<Finding>) {
+    let mut planner = Planner {
+        world,
+        host,
+        settings,
+        pools,
+        vteps,
+        candidates: Candidates::new(),
+        findings: Vec::new(),
+        tunnelled: BTreeMap::new(),
+    };
+    planner.local_workloads();
+    planner.own_blocks();
+    planner.remote_blocks();
+    planner.uncovered_vteps();
+    (planner.candidates, planner.findings)
+}
+
+struct Planner<'a> {
+    world: &'a World,
+    host: &'a Host,
+    settings: &'a Settings,
+    pools: &'a Pools,
+    vteps: &'a Vteps,
+    candidates: Candidates,
+    findings: Vec<Finding>,
+    /// Prefixes that go through the tunnel, by node.
+    tunnelled: BTreeMap<NodeName, Vec<IpNet>>,
+}
+
+/// How a remote node is reached.
+struct Path {
+    hop: Hop,
+    mtu: Option<u32>,
+    rank: Rank,
+}
+
+impl Planner<'_> {
+    fn local_workloads(&mut self) {
+        let mut owners: BTreeMap<IpAddr, IfName> = BTreeMap::new();
+        for view in self.world.local_endpoints() {
+            let endpoint = view.endpoint;
+            let device = match IfName::parse(&endpoint.interface) {
+                Ok(device) => device,
+                Err(error) => {
+                    self.findings.push(Finding::BadInterface {
+                        endpoint: endpoint.id.to_string(),
+                        error: error.to_string(),
+                    });
+                    continue;
+                }
+            };
+            for &address in &endpoint.addresses {
+                if address.is_ipv6() && !self.settings.ipv6 {
+                    continue;
+                }
+                if let Some(kept) = owners.get(&address) {
+                    self.findings.push(Finding::SharedAddress {
+                        kept: kept.clone(),
+                        refused: device.clone(),
+                        address,
+                    });
+                    continue;
+                }
+                owners.insert(address, device.clone());
+                let key = RouteKey::new(address.into(), self.settings.priority(address));
+                let route = Route {
+                    target: Target::Device(device.clone()),
+                    protocol: self.settings.route_protocol,
+                    source: self.settings.device_source(address),
+                    mtu: None,
+                };
+                self.offer(
+                    key,
+                    Rank::LocalWorkload,
+                    route,
+                    format!("pod interface {device}"),
+                );
+            }
+        }
+    }
+
+    /// Blackholes for what this node owns for certain. Not for single addresses: it would hide the pod.
+    fn own_blocks(&mut self) {
+        let this = self.world.this_node_name();
+        let mut own = BTreeSet::new();
+        for affinity in self.world.affinities().values() {
+            let spec = &affinity.spec;
+            let confirmed = spec.claim() == Some(AffinityState::Confirmed) && !spec.deleted;
+            let ours = spec.node == this.as_str()
+                && spec.type_.as_deref().is_none_or(|kind| kind == "host");
+            if confirmed
+                && ours
+                && let Ok(cidr) = spec.cidr.parse::<IpNet>()
+            {
+                own.insert(cidr.trunc());
+            }
+        }
+        for cidr in own {
+            if cidr.prefix_len() == cidr.max_prefix_len() {
+                continue;
+            }
+            let route = self.planned(Target::Blackhole, None);
+            self.offer(
+                RouteKey::new(cidr, 0),
+                Rank::Blackhole,
+                route,
+                "block of this node".into(),
+            );
+        }
+    }
+
+    /// Blocks of other nodes, and addresses that other nodes use out of any block, ours included.
+    fn remote_blocks(&mut self) {
+        let this = self.world.this_node_name();
+        for block in self.world.blocks().values() {
+            if let BlockOwner::Node(owner) = &block.owner
+                && owner != this
+            {
+                self.remote(block.cidr, owner, block);
+            }
+            for (address, holder) in &block.borrowed {
+                if holder != this {
+                    self.remote(IpNet::from(*address), holder, block);
+                }
+            }
+        }
+    }
+
+    fn remote(&mut self, prefix: IpNet, node: &NodeName, block: &Block) {
+        let family = Family::of_net(prefix);
+        if family.is_v6() && !self.settings.ipv6 {
+            return;
+        }
+        match self.path(prefix, node, self.pools.encap_of(block.cidr)) {
+            Ok(Some(path)) => {
+                if path.rank == Rank::VxlanTunnel {
+                    self.tunnelled.entry(node.clone()).or_default().push(prefix);
+                }
+                let route = self.planned(Target::Hop(path.hop), path.mtu);
+                self.offer(
+                    RouteKey::new(prefix, 0),
+                    path.rank,
+                    route,
+                    format!("block of node {node}"),
+                );
+            }
+            Ok(None) => {}
+            Err(finding) => self.findings.push(finding),
+        }
+    }
+
+    /// The way to a node for a prefix; `None` when BGP is to say it.
+    fn path(&self, prefix: IpNet, name: &NodeName, encap: Encap) -> Result<Option<Path>, Finding> {
+        let family = Family::of_net(prefix);
+        let missing = || Finding::NoNodeAddress {
+            node: name.clone(),
+            prefix,
+        };
+        let path = match encap {
+            Encap::None if self.settings.bgp == Bgp::On => return Ok(None),
+            Encap::None => {
+                let node = self.world.nodes().get(name).ok_or_else(missing)?;
+                self.native(node, family, Rank::NoEncap)?
+                    .ok_or_else(missing)?
+            }
+            Encap::Ipip(_) => return Err(Finding::IpipUnsupported { prefix }),
+            Encap::Vxlan(scope) => {
+                let node = self.world.nodes().get(name).ok_or_else(missing)?;
+                let address = node.address(family.is_v6()).ok_or_else(missing)?;
+                if scope == Scope::CrossSubnet && self.is_near(address)? {
+                    self.native(node, family, Rank::VxlanSameSubnet)?
+                        .ok_or_else(missing)?
+                } else {
+                    match self.tunnel(prefix, name)? {
+                        Some(path) => path,
+                        None => return Ok(None),
+                    }
+                }
+            }
+        };
+        Ok(Some(path))
+    }
+
+    /// Straight to the node address over the parent. `None`: the node has none.
+    fn native(&self, node: &Node, family: Family, rank: Rank) -> Result<Option<Path>, Finding> {
+        let own = self.own_address(family)?;
+        let (parent, _) = self
+            .host
+            .carrier_of(own)
+            .ok_or(Finding::NoParent { address: own })?;
+        let path = |gateway| Path {
+            hop: Hop {
+                gateway,
+                device: parent.clone(),
+                onlink: true,
+            },
+            mtu: None,
+            rank,
+        };
+        Ok(node.address(family.is_v6()).map(path))
+    }
+
+    /// Through the tunnel. `None` when this node has no tunnel, which was reported once for the family.
+    fn tunnel(&self, prefix: IpNet, name: &NodeName) -> Result<Option<Path>, Finding> {
+        let Some(overlay) = self.vteps.overlay(Family::of_net(prefix)) else {
+            return Ok(None);
+        };
+        let vtep = overlay.peers.get(name).ok_or_else(|| Finding::NoVtep {
+            node: name.clone(),
+            prefix,
+        })?;
+        // The outer packets would be routed into the tunnel they make.
+        let inside = |node: &Node| node.addresses().any(|address| prefix.contains(&address));
+        if let Some(node) = self.world.nodes().values().find(|node| inside(node)) {
+            return Err(Finding::NodeAddressInBlock {
+                node: node.name.clone(),
+                prefix,
+            });
+        }
+        Ok(Some(Path {
+            hop: through(overlay, vtep.tunnel),
+            mtu: Some(overlay.tunnel.mtu),
+            rank: Rank::VxlanTunnel,
+        }))
+    }
+
+    /// A node address inside our own subnet. Where masks differ each side judges for itself and both arrivals are accepted.
+    fn is_near(&self, address: IpAddr) -> Result<bool, Finding> {
+        let family = Family::of(address);
+        let own = self
+            .world
+            .this_node()
+            .and_then(|node| node.subnet(family.is_v6()));
+        let subnet = own.ok_or(Finding::NoOwnAddress {
+            version: family.version(),
+        })?;
+        Ok(subnet.contains(&address))
+    }
+
+    fn own_address(&self, family: Family) -> Result<IpAddr, Finding> {
+        let own = self
+            .world
+            .this_node()
+            .and_then(|node| node.address(family.is_v6()));
+        own.ok_or(Finding::NoOwnAddress {
+            version: family.version(),
+        })
+    }
+
+    /// Tunnel addresses of peers that no routed prefix of that peer covers: hosts answer from there.
+    fn uncovered_vteps(&mut self) {
+        let mut offers = Vec::new();
+        for family in Family::BOTH {
+            let Some(overlay) = self.vteps.overlay(family) else {
+                continue;
+            };
+            for (name, vtep) in &overlay.peers {
+                let prefixes = self.tunnelled.get(name).map_or(&[][..], Vec::as_slice);
+                if prefixes.iter().any(|prefix| prefix.contains(&vtep.tunnel)) {
+                    continue;
+                }
+                offers.push((overlay.device.clone(), vtep.tunnel, name.clone()));
+            }
+        }
+        for (device, address, name) in offers {
+            let route = self.planned(Target::Device(device), None);
+            let reason = format!("tunnel address of node {name}");
+            self.offer(
+                RouteKey::new(address.into(), 0),
+                Rank::VxlanTunnel,
+                route,
+                reason,
+            );
+        }
+    }
+
+    fn planned(&self, target: Target, mtu: Option<u32>) -> Route {
+        Route {
+            target,
+            protocol: self.settings.route_protocol,
+            source: None,
+            mtu,
+        }
+    }
+
+    fn offer(&mut self, key: RouteKey, rank: Rank, route: Route, reason: String) {
+        let candidate = Candidate {
+            rank,
+            route,
+            reason,
+        };
+        self.candidates.entry(key).or_default().push(candidate);
+    }
+}
+
+fn through(overlay: &Overlay, tunnel: IpAddr) -> Hop {
+    Hop {
+        gateway: tunnel,
+        device: overlay.device.clone(),
+        onlink: true,
+    }
+}
