@@ -357,6 +357,9 @@ pub struct BGPPeerSpec {
     /// Address of the peer: `ip`, `v4:port` or `[v6]:port`.
     #[serde(default, rename = "peerIP", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
+    #[x_kube(
+        validation = Rule::new(r"self == '' || isIP(self) || (self.matches('^[0-9.]+:[0-9]{1,5}$') && isIP(self.split(':')[0]) && int(self.split(':')[1]) >= 1 && int(self.split(':')[1]) <= 65535) || (self.matches('^\\[[^\\]]+\\]:[0-9]{1,5}$') && isIP(self.substring(1, self.lastIndexOf(']'))) && int(self.substring(self.lastIndexOf(':') + 1)) >= 1 && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535)").message("peerIP must be an address, optionally with a port as v4:port or [v6]:port").reason(Reason::FieldValueInvalid)
+    )]
     pub peer_ip: Option<String>,
 
     /// AS number of the peer.

@@ -119,6 +119,11 @@ pub(super) const PEER: &[Check<BGPPeerSpec>] = &[
         judge: peer_unnumbered,
     },
     Check {
+        id: "peer-limits",
+        severity: Severity::Refuse,
+        judge: peer_limits,
+    },
+    Check {
         id: "peer-later",
         severity: Severity::Unsupported,
         judge: peer_later,
@@ -520,6 +525,33 @@ fn peer_unnumbered(peer: &BGPPeerSpec, report: &mut Report<'_>) {
         filled(peer.peer_ip.as_deref()),
         path,
         "unnumbered and peerIP cannot both be set",
+    );
+}
+
+fn peer_limits(peer: &BGPPeerSpec, report: &mut Report<'_>) {
+    let Some(ours) = &peer.margay else { return };
+    report.say_if(
+        ours.max_prefixes == Some(0),
+        "spec.margay.maxPrefixes",
+        "maxPrefixes is at least 1",
+    );
+    let hold = ours.hold_time.map(|time| time.0);
+    let short =
+        hold.is_some_and(|time| !time.is_zero() && time < std::time::Duration::from_secs(3));
+    let long = hold.is_some_and(|time| time > std::time::Duration::from_secs(65_535));
+    report.say_if(
+        short || long,
+        "spec.margay.holdTime",
+        "a hold time is 0s, or 3s to 65535s (RFC 4271 \u{a7}4.2)",
+    );
+    let no_multiplier = ours
+        .bfd
+        .as_ref()
+        .is_some_and(|bfd| bfd.multiplier == Some(0));
+    report.say_if(
+        no_multiplier,
+        "spec.margay.bfd.multiplier",
+        "multiplier is at least 1",
     );
 }
 
