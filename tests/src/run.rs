@@ -87,11 +87,6 @@ impl Run {
         self.directory.join("shared")
     }
 
-    /// The parent of all control groups of this run's containers.
-    pub fn control_group(&self) -> String {
-        control_group(&self.tag)
-    }
-
     /// Records the first process of a machine, so that it is ended with the run.
     pub(crate) fn enrol(&self, pid: u32) -> Result<()> {
         let started = start_time(pid).with_context(|| format!("process {pid} has ended at once"))?;
@@ -121,10 +116,6 @@ pub fn end_live() {
     for run in live.iter().filter_map(Weak::upgrade) {
         run.end();
     }
-}
-
-fn control_group(tag: &str) -> String {
-    format!("/margay-lab-{tag}")
 }
 
 /// Random bytes as hexadecimal digits: tags and tokens.
@@ -187,13 +178,16 @@ pub fn sweep(directory: &Path) -> Result<()> {
     if let Err(error) = end_machines(directory) {
         failures.push(format!("{error:#}"));
     }
-    let tag = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for group in control_groups(&tag) {
+    for group in control_groups(directory) {
         if let Err(error) = wait::until("a control group to be empty", Duration::from_secs(5), || remove_group(&group).map(Some)) {
             failures.push(format!("{error:#}"));
         }
     }
-    for part in ["state", "shared", "machines"] {
+    for root in hierarchies() {
+        // Another cluster of this machine may still have its own in there: then it stays.
+        drop(std::fs::remove_dir(root.join("k8s.io")));
+    }
+    for part in ["state", "shared", "machines", "kubeconfig"] {
         let place = directory.join(part);
         let removed = if place.is_dir() { std::fs::remove_dir_all(&place) } else { std::fs::remove_file(&place) };
         match removed {
@@ -233,13 +227,30 @@ fn start_time(pid: u32) -> Option<u64> {
     fields.get(19)?.parse().ok()
 }
 
-/// The directories of a run's control groups: one under version 2, one per controller under version 1.
-fn control_groups(tag: &str) -> Vec<PathBuf> {
-    let name = control_group(tag);
-    let name = name.trim_start_matches('/');
+/// Where control groups of this machine have their roots.
+fn hierarchies() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
-    let below = root.read_dir().into_iter().flatten().flatten().map(|entry| entry.path().join(name));
-    std::iter::once(root.join(name)).chain(below).filter(|place| place.is_dir()).collect()
+    if root.join("cgroup.controllers").is_file() {
+        return vec![root.to_path_buf()];
+    }
+    let entries = root.read_dir().into_iter().flatten().flatten();
+    // Some controllers have a second name, which is a symbolic link.
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+/// The control groups of a run's containers: containerd calls them `k8s.io/ID`, and its disk knows the ids. The kernel
+/// has ended the containers without it, so it could not remove them itself.
+fn control_groups(directory: &Path) -> Vec<PathBuf> {
+    let list = |place: PathBuf| place.read_dir().into_iter().flatten().flatten();
+    let mut ids = Vec::new();
+    for machine in list(directory.join("state")) {
+        for kind in ["sandboxes", "containers"] {
+            let place = machine.path().join("var/lib/containerd/io.containerd.grpc.v1.cri").join(kind);
+            ids.extend(list(place).map(|entry| entry.file_name()));
+        }
+    }
+    let groups = hierarchies().into_iter().flat_map(|root| ids.iter().map(move |id| root.join("k8s.io").join(id)));
+    groups.filter(|place| place.is_dir()).collect()
 }
 
 fn remove_group(group: &Path) -> Result<()> {
