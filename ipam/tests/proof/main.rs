@@ -1,0 +1,15 @@
+//! The proofs of the allocator: scenarios, the crash table, every interleaving of a small world, and a long random
+//! walk through a larger one. All through the public sans-IO surface.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that meets what it does not expect is to fail on the spot"
+)]
+
+mod crash;
+mod exhaustive;
+mod random;
+mod scenarios;
+mod sim;
