@@ -84,7 +84,11 @@ pub struct IPAMBlockSpec {
     pub sequence_number_for_allocation: BTreeMap<String, u64>,
 
     /// Soft delete: readers treat the object as absent.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub deleted: bool,
 
     /// Dead field that the schema requires: written as false.
@@ -217,10 +221,17 @@ pub struct IPAMHandleSpec {
     pub block: BTreeMap<String, i64>,
 
     /// Soft delete: readers treat the object as absent.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub deleted: bool,
 
     /// Fields of other writers, kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
+
+#[cfg(test)]
+mod tests;

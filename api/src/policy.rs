@@ -245,3 +245,6 @@ fn covers(
         (None, PolicyType::Egress) => !egress.is_empty(),
     }
 }
+
+#[cfg(test)]
+mod tests;

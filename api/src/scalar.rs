@@ -188,3 +188,6 @@ impl Visitor<'_> for NumberOrTextVisitor {
 pub(crate) fn int_or_string() -> Schema {
     json_schema!({ "x-kubernetes-int-or-string": true })
 }
+
+#[cfg(test)]
+mod tests;
