@@ -6,7 +6,7 @@
 mod compile;
 mod rule;
 
-pub use compile::Trace;
+pub use compile::{Compiled, Outcome, Rewrites, Rewritten, Subject, Trace};
 pub use rule::{
     Action, Filter, LearntFrom, Lengths, Match, PrefixMatch, Rule, Verdict, default_routes, martians,
 };

@@ -22,6 +22,7 @@ mod family;
 pub mod filter;
 #[cfg(feature = "io")]
 pub mod io;
+pub mod out;
 
 pub mod rib;
 pub mod session;

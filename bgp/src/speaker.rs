@@ -27,7 +27,7 @@ pub use explain::{Explanation, ExportVerdict, ExportView, PathStanding, PathView
 pub use originate::{OriginAttributes, OriginateDiff, Origination};
 pub use output::{
     BestRoute, ConnectRequest, Drain, Event, FibBatch, FibConsumer, FibUpdate, Input, ListenKey, NextHop, NextHopFacts,
-    Output, Resolution, RouteSource,
+    Output, Resolution, RouteSource, Ttl,
 };
 pub use plan::{Change, Plan, Why};
 pub use settings::{Restarting, Settings};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 use crate::speaker::{
     Desired, Drain, Event, Explanation, FibUpdate, NextHopFacts, OriginateDiff, PeerTable, Plan, RouteQuery, RouteRow,
@@ -15,6 +15,7 @@ pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) peers: watch::Receiver<Arc<PeerTable>>,
     pub(super) events: broadcast::Sender<Event>,
+    pub(super) fib_wake: Arc<Notify>,
 }
 
 /// The driver is gone: it was shut down, or it panicked (its `JoinHandle` knows).
@@ -83,7 +84,8 @@ impl Handle {
     /// # Errors
     /// [`Stopped`] when the driver is gone.
     pub async fn fib_changes(&self) -> Result<FibReader, Stopped> {
-        self.ask(Command::Subscribe).await.map(|batches| FibReader { batches })
+        let updates = self.ask(Command::Subscribe).await?;
+        Ok(FibReader { updates, wake: Arc::clone(&self.fib_wake) })
     }
 
     /// Why a prefix is used or not, and what every peer is told.
@@ -120,12 +122,16 @@ impl Handle {
 /// Reads best-path changes. A slow reader gets coalesced state: nothing queues up for it.
 #[derive(Debug)]
 pub struct FibReader {
-    batches: mpsc::Receiver<FibUpdate>,
+    updates: mpsc::Receiver<FibUpdate>,
+    /// Tells the driver that there is room again.
+    wake: Arc<Notify>,
 }
 
 impl FibReader {
     /// The next update; `None` when the speaker stopped.
     pub async fn next(&mut self) -> Option<FibUpdate> {
-        self.batches.recv().await
+        let update = self.updates.recv().await;
+        self.wake.notify_one();
+        update
     }
 }

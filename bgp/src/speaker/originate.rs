@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::attr::{Community, LargeCommunity};
+use crate::attr::{Attributes, Community, LargeCommunity};
 
 /// A change to the set of originated routes. Idempotent: adding what is there replaces it, removing what is not
 /// there does nothing.
@@ -43,4 +43,14 @@ pub struct OriginAttributes {
     pub large_communities: Vec<LargeCommunity>,
     /// Next hop instead of our own address.
     pub next_hop: Option<IpAddr>,
+}
+
+impl OriginAttributes {
+    /// As path attributes: origin IGP, an empty path.
+    pub(super) fn attributes(&self) -> Attributes {
+        let mut attributes = Attributes { local_pref: self.local_pref, med: self.med, ..Attributes::default() };
+        attributes.add_communities(&self.communities);
+        attributes.add_large_communities(&self.large_communities);
+        attributes
+    }
 }

@@ -99,8 +99,6 @@ pub struct PeerCounters {
     pub notifications_in: BTreeMap<(u8, u8), u64>,
     /// NOTIFICATIONs sent by code and subcode.
     pub notifications_out: BTreeMap<(u8, u8), u64>,
-    /// Times the hold timer was extended because octets of the peer waited unread.
-    pub hold_extended: u64,
     /// Times the peer took octets too slowly and its queue was dropped, to be rebuilt.
     pub slow: u64,
     /// Panics caught in the code of this session.

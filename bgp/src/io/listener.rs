@@ -1,0 +1,57 @@
+//! Listening sockets.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::mpsc;
+
+use super::connection::Event;
+use super::sys;
+use crate::speaker::ListenKey;
+
+/// Peers of a whole mesh may call at once.
+const BACKLOG: u32 = 4096;
+/// Pause after a failed accept: out of descriptors, most likely, and not to be spun on.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Binds a listener.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Sets a peer's key on a listener of its family.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn set_key(listener: &TcpListener, key: &ListenKey) -> io::Result<()> {
+    if listener.local_addr()?.is_ipv4() != key.address.is_ipv4() {
+        return Ok(());
+    }
+    sys::set_md5(listener.as_fd(), key.address, key.password.as_ref())
+}
+
+/// Hands accepted connections to the driver until it is gone.
+pub(super) async fn run(listener: std::sync::Arc<TcpListener>, events: mpsc::Sender<Event>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                if events.send(Event::Incoming(stream, remote)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
