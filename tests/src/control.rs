@@ -31,7 +31,8 @@ pub struct Control {
     identities: Vec<Identity>,
     etcd: Option<Service>,
     api: Option<Service>,
-    others: Vec<Service>,
+    controllers: Option<Service>,
+    scheduler: Option<Service>,
 }
 
 /// Who talks to the API server.
@@ -66,7 +67,7 @@ impl Control {
         }
         machine.shell(&format!("mkdir -p {SECRETS} && chmod 700 {SECRETS} && openssl genrsa -out {SECRETS}/accounts.key 2048 2>/dev/null"))?;
         machine.exec_with(&["sh", "-c", &format!("cat > {SECRETS}/tokens.csv")], &tokens)?;
-        let mut control = Self { machine: Arc::clone(machine), binaries: binaries.clone(), identities, etcd: None, api: None, others: Vec::new() };
+        let mut control = Self { machine: Arc::clone(machine), binaries: binaries.clone(), identities, etcd: None, api: None, controllers: None, scheduler: None };
         control.start_etcd()?;
         control.start_api()?;
         Ok(control)
@@ -154,14 +155,15 @@ impl Control {
     pub fn wait_ready(&mut self, kubectl: &Kubectl) -> Result<()> {
         wait::until("the API server to be ready", Duration::from_secs(60), || {
             kubectl.run(&["get", "--raw", "/readyz", "--request-timeout=5s"]).map(Some).or_else(|error| {
-                self.check()?;
+                self.etcd.iter_mut().chain(&mut self.api).try_for_each(Service::check)?;
                 Err(error)
             })
         })
         .map(drop)
     }
 
-    /// Starts the controllers and the scheduler.
+    /// Starts the controllers and the scheduler, unless they run. Without the API they may give up; on real clusters the
+    /// kubelet starts them again.
     ///
     /// # Errors
     /// They cannot be started.
@@ -176,16 +178,23 @@ impl Control {
             "--allocate-node-cidrs=false",
         ];
         let scheduler = [&format!("--kubeconfig={shared}/kube-scheduler.kubeconfig"), "--leader-elect=false"];
-        self.others = vec![self.spawn("kube-controller-manager", &controllers)?, self.spawn("kube-scheduler", &scheduler)?];
+        if !self.controllers.as_mut().is_some_and(Service::alive) {
+            self.controllers = Some(self.spawn("kube-controller-manager", &controllers)?);
+        }
+        if !self.scheduler.as_mut().is_some_and(Service::alive) {
+            self.scheduler = Some(self.spawn("kube-scheduler", &scheduler)?);
+        }
         Ok(())
     }
 
-    /// An error when any part has ended, with the end of its log.
+    /// An error when any part has ended, with the end of its log. While the API server is stopped, only etcd must run.
     ///
     /// # Errors
     /// A part has ended.
     pub fn check(&mut self) -> Result<()> {
-        self.etcd.iter_mut().chain(&mut self.api).chain(&mut self.others).try_for_each(Service::check)
+        let with_api = self.api.is_some();
+        let others = self.controllers.iter_mut().chain(&mut self.scheduler).filter(|_| with_api);
+        self.etcd.iter_mut().chain(&mut self.api).chain(others).try_for_each(Service::check)
     }
 
     /// The API server's process, while it runs.

@@ -12,12 +12,16 @@ use std::sync::mpsc;
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
+use crate::command;
+
 /// Forwards a free loopback port to `target` inside the network namespace of process `pid`; returns the port. It ends
 /// with this process.
 ///
 /// # Errors
 /// No port is free, or the namespace cannot be entered.
 pub fn open(pid: u32, target: SocketAddr) -> Result<u16> {
+    // In a network namespace of its own, as test runners make it, a process finds its loopback down.
+    command::run("ip", &["link", "set", "lo", "up"])?;
     let listener = TcpListener::bind("127.0.0.1:0").context("bind a loopback port")?;
     let port = listener.local_addr().context("read the loopback port")?.port();
     let namespace = File::open(format!("/proc/{pid}/ns/net")).context("open the network namespace")?;

@@ -171,7 +171,8 @@ impl Lab {
     pub fn start_api(&self) -> Result<()> {
         let mut control = self.control();
         control.start_api()?;
-        control.wait_ready(&self.kubectl)
+        control.wait_ready(&self.kubectl)?;
+        control.start_others()
     }
 
     /// Cuts a node's power and boots it again with its disk; containerd, kubelet and kube-proxy start again.
@@ -267,7 +268,10 @@ impl Lab {
     /// After `limit`, with the pods and the latest warnings of the namespace.
     pub fn wait_rollout(&self, namespace: &str, what: &str, limit: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", limit.as_secs());
+        self.check()?;
         self.kubectl(&["-n", namespace, "rollout", "status", what, &timeout]).map(drop).map_err(|error| {
+            // A component that has ended explains more than the rollout does.
+            let error = self.check().err().unwrap_or(error);
             let pods = self.kubectl(&["-n", namespace, "get", "pods", "-o", "wide"]).unwrap_or_default();
             let events = self.kubectl(&["-n", namespace, "get", "events", "--field-selector=type=Warning", "--sort-by=.lastTimestamp"]).unwrap_or_default();
             let events: Vec<&str> = events.lines().rev().take(6).collect();

@@ -76,6 +76,7 @@ impl Lab {
     fn apply_margay(&self, encapsulation: Encapsulation) -> Result<()> {
         let place = binaries::workspace().join("manifests/margay.yaml");
         let manifest = std::fs::read_to_string(&place).with_context(|| format!("read {}", place.display()))?;
+        let manifest = with_image(&manifest);
         // The definitions first, then this datacentre's objects, then the rest: so the controller finds our pool and
         // creates none of its own.
         let is_definition = |document: &&str| document.lines().any(|line| line == "kind: CustomResourceDefinition");
@@ -119,6 +120,15 @@ impl Lab {
         .map(drop)
         .map_err(|error| error.context(self.margay_logs(10)))
     }
+}
+
+/// The manifest with the lab's image, which is loaded on every node, instead of the released one.
+fn with_image(manifest: &str) -> String {
+    let line = |line: &str| match line.split_once("image: margay/routed:") {
+        Some((indent, _version)) => format!("{indent}image: margay/routed:dev\n"),
+        None => format!("{line}\n"),
+    };
+    manifest.lines().map(line).collect()
 }
 
 /// What Margay must know of this datacentre: where the API is before services work, the pool, the peers of each rack.
