@@ -6,4 +6,6 @@ pub mod compile;
 pub mod io;
 #[cfg(feature = "io")]
 pub mod nft;
+pub mod plan;
 pub mod ruleset;
+pub mod verdict;
