@@ -87,8 +87,7 @@ text_enum! {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.nodeMeshPassword) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled").message("nodeMeshPassword cannot be set when nodeToNodeMeshEnabled is false").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.nodeMeshMaxRestartTime) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled").message("nodeMeshMaxRestartTime cannot be set when nodeToNodeMeshEnabled is false").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.communities) || size(self.communities) == 0 || (has(self.prefixAdvertisements) && size(self.prefixAdvertisements) > 0)").message("communities are of use only with prefixAdvertisements").reason(Reason::FieldValueInvalid)
+    validation = Rule::new("!has(self.nodeMeshMaxRestartTime) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled").message("nodeMeshMaxRestartTime cannot be set when nodeToNodeMeshEnabled is false").reason(Reason::FieldValueForbidden)
 )]
 pub struct BGPConfigurationSpec {
     /// How much the daemon logs about BGP; absent means Info.

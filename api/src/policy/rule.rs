@@ -114,7 +114,6 @@ pub struct IcmpMatch {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.selector) || !self.selector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.notSelector) || !self.notSelector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid),
     validation = Rule::new("!has(self.services) || !has(self.namespaceSelector) || size(self.namespaceSelector) == 0").message("cannot specify namespaceSelector and services on the same rule").reason(Reason::FieldValueForbidden),
     validation = Rule::new("!has(self.services) || !has(self.serviceAccounts)").message("cannot specify serviceAccounts and services on the same rule").reason(Reason::FieldValueForbidden),
     validation = Rule::new("!has(self.services) || (has(self.services.name) && size(self.services.name) > 0)").message("services must specify a service name").reason(Reason::FieldValueRequired),
@@ -197,7 +196,6 @@ pub struct ServiceAccountMatch {
 
     /// Selects by the labels of the service account; absent or empty means any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
     pub selector: Option<String>,
 }
 

@@ -41,6 +41,11 @@ pub(super) const CONFIGURATION: &[Check<BGPConfiguration>] = &[
         judge: communities,
     },
     Check {
+        id: "bgp-communities-unused",
+        severity: Severity::Warn,
+        judge: communities_unused,
+    },
+    Check {
         id: "bgp-prefix-advertisements",
         severity: Severity::Refuse,
         judge: prefix_advertisements,
@@ -238,6 +243,10 @@ fn communities(configuration: &BGPConfiguration, report: &mut Report<'_>) {
             report.say(format!("spec.communities[{i}].value"), message);
         }
     }
+}
+
+fn communities_unused(configuration: &BGPConfiguration, report: &mut Report<'_>) {
+    let spec = &configuration.spec;
     let unused = !spec.communities.is_empty() && spec.prefix_advertisements.is_empty();
     report.say_if(
         unused,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::address::check_address;
 use super::scope::{self, Global};
 use super::{Check, NAME_NOT_USED, Report, Severity};
-use crate::felix::{FelixConfiguration, ProtoPort};
+use crate::felix::{FelixConfiguration, NftablesMode, ProtoPort, RouteSource};
 use crate::scalar::{IpVersion, Port};
 
 pub(super) const CONFIGURATION: &[Check<FelixConfiguration>] = &[
@@ -87,8 +87,15 @@ pub(super) const IGNORED: &[&str] = &[
     "goMaxProcs",
     "goMemoryLimitMB",
     "healthTimeoutOverrides",
+    "ipsetsRefreshInterval",
+    "iptablesBackend",
+    "iptablesFilterAllowAction",
+    "iptablesFilterDenyAction",
     "iptablesLockProbeInterval",
+    "iptablesMangleAllowAction",
+    "iptablesMarkMask",
     "iptablesPostWriteCheckInterval",
+    "iptablesRefreshInterval",
     "ipv4ElevatedRoutePriority",
     "ipv6ElevatedRoutePriority",
     "istioAmbientMode",
@@ -323,6 +330,18 @@ fn ignored(configuration: &FelixConfiguration, report: &mut Report<'_>) {
         "spec.useInternalDataplaneDriver",
         "there is no external data plane driver here",
     );
+    let iptables = configuration.spec.nftables_mode == Some(NftablesMode::Disabled);
+    report.say_if(
+        iptables,
+        "spec.nftablesMode",
+        "rules go to nftables: there is no other backend yet",
+    );
+    let endpoints = configuration.spec.route_source == Some(RouteSource::WorkloadIPs);
+    report.say_if(
+        endpoints,
+        "spec.routeSource",
+        "routes are made from blocks: there is no other source yet",
+    );
     let Ok(Value::Object(fields)) = serde_json::to_value(&configuration.spec) else {
         return;
     };
@@ -343,7 +362,7 @@ fn asks_for_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(on) => !on,
-        Value::String(text) => text.is_empty() || text == "Disabled",
+        Value::String(text) => matches!(text.as_str(), "" | "Auto" | "Disabled"),
         Value::Number(_) | Value::Array(_) | Value::Object(_) => false,
     }
 }
