@@ -141,8 +141,6 @@ pub struct HostLink {
     pub alias: String,
     /// Administratively up.
     pub up: bool,
-    /// Addresses routed over it.
-    pub addresses: Vec<IpAddr>,
 }
 
 /// The end inside the sandbox as it stands.
@@ -170,8 +168,12 @@ pub trait Kernel: Send + Sync {
     ) -> BoxFuture<'_, Result<Plumbed, Unplumbed>>;
     /// Deletes the host end if `ifindex` (0 = any) still bears this name; gone is success.
     fn detach(&self, host: Arc<str>, ifindex: u32) -> BoxFuture<'_, Result<(), String>>;
-    /// All host ends that carry our mark, and whatever else bears a name of `prefix`: name → link.
+    /// All links whose name begins with `prefix`: name → link.
     fn links(&self, prefix: &str) -> BoxFuture<'_, Result<BTreeMap<String, HostLink>, String>>;
+    /// One host end by its name, `None` when it is gone.
+    fn link(&self, host: Arc<str>) -> BoxFuture<'_, Result<Option<HostLink>, String>>;
+    /// Addresses of containers that are routed over links named so: index → addresses. An index without any is absent.
+    fn routed(&self, prefix: &str) -> BoxFuture<'_, Result<BTreeMap<u32, Vec<IpAddr>>, String>>;
     /// The end inside the sandbox; `None` when there is no such interface.
     fn inspect(
         &self,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cni_plugin::spec::{Code, Failure, Families, StatusMode, Verb};
-use model::AttachmentId;
+use model::{AttachmentId, PodRef};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use super::call::Call;
 use super::cancel::{Cancel, Trip};
 use super::locks::Locks;
 use super::metrics::Metrics;
+use super::names;
 use super::record::{Record, Sandbox};
 use super::seams::{Addresses, Cluster, Kernel};
 use super::status::{Beat, Facts, verdict};
@@ -209,6 +210,21 @@ impl Server {
     /// Counters for the metrics endpoint.
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Name of the host end of an attachment.
+    fn host_interface(
+        prefix: &str,
+        pod: Option<&PodRef>,
+        call: &Call,
+    ) -> Result<Arc<str>, Failure> {
+        names::host_interface(prefix, pod, &call.id).map_err(|error| {
+            Failure::new(
+                Code::Internal,
+                "interfacePrefix of FelixConfiguration makes no interface name: shorten it",
+            )
+            .because(error)
+        })
     }
 
     /// Waits until blocks were compared with what lives here.

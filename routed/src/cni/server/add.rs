@@ -68,8 +68,7 @@ impl Server {
         let view = self.find_pod(call, cancel).await?;
         let settings = self.rooms.cluster.settings();
         let pod = call.pod_ref();
-        let host: Arc<str> =
-            names::host_interface(&settings.interface_prefix, pod.as_ref(), &call.id).into();
+        let host = Self::host_interface(&settings.interface_prefix, pod.as_ref(), call)?;
         let _host_turn = cancel
             .unless(self.locks.enter(Key::Host(Arc::clone(&host))))
             .await?;

@@ -1,5 +1,6 @@
 //! CHECK: what ADD said, what the journal remembers, and what stands in kernel and IPAM, must be one.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,20 +74,29 @@ impl Server {
             .inspect(copy, Arc::clone(&record.id.ifname))
             .await
             .map_err(broken("the sandbox"))?;
-        let prefix = self.rooms.cluster.settings().interface_prefix;
-        let mut links = self
+        let host = self
             .rooms
             .kernel
-            .links(&prefix)
+            .link(Arc::clone(&record.host))
             .await
-            .map_err(broken("the node's interfaces"))?;
-        let host = links.remove(&*record.host);
+            .map_err(broken("the host interface"))?;
+        let prefix = self.rooms.cluster.settings().interface_prefix;
+        let mut routed = self
+            .rooms
+            .kernel
+            .routed(&prefix)
+            .await
+            .map_err(broken("the node's routes"))?;
+        let host = host.map(|link| {
+            let routed = routed.remove(&link.ifindex).unwrap_or_default();
+            (link, routed)
+        });
         let mut found = compare(
             &record,
             identity,
             call.config.previous.as_ref(),
             inside.as_ref(),
-            host.as_ref(),
+            host,
         );
         found.extend(self.lost_addresses(&record).await);
         Ok(found)
@@ -117,7 +127,7 @@ fn compare(
     sandbox: Sandbox,
     previous: Option<&Outcome>,
     inside: Option<&SandboxLink>,
-    host: Option<&HostLink>,
+    host: Option<(HostLink, Vec<IpAddr>)>,
 ) -> Vec<String> {
     let mut found = Vec::new();
     if record.state != State::Attached {
@@ -139,7 +149,7 @@ fn compare(
     }
     match host {
         None => found.push(format!("the host interface {} does not exist", record.host)),
-        Some(link) => found.extend(compare_host(record, link)),
+        Some((link, routed)) => found.extend(compare_host(record, &link, &routed)),
     }
     let addresses = |outcome: &Outcome| {
         outcome
@@ -194,7 +204,7 @@ fn compare_inside(record: &Record, said: Option<&Interface>, link: &SandboxLink)
     found
 }
 
-fn compare_host(record: &Record, link: &HostLink) -> Vec<String> {
+fn compare_host(record: &Record, link: &HostLink, routed: &[IpAddr]) -> Vec<String> {
     let mut found = Vec::new();
     if link.ifindex != record.ifindex {
         found.push(format!(
@@ -211,7 +221,7 @@ fn compare_host(record: &Record, link: &HostLink) -> Vec<String> {
     for claim in record
         .claims
         .iter()
-        .filter(|claim| !link.addresses.contains(&claim.address))
+        .filter(|claim| !routed.contains(&claim.address))
     {
         found.push(format!(
             "no route leads to {} over {}",
@@ -240,13 +250,13 @@ mod tests {
         }
     }
 
-    fn host() -> HostLink {
-        HostLink {
+    fn host() -> (HostLink, Vec<IpAddr>) {
+        let link = HostLink {
             ifindex: 8,
             alias: "margay shop/web-1 c1".into(),
             up: true,
-            addresses: vec!["10.65.0.7".parse().unwrap()],
-        }
+        };
+        (link, vec!["10.65.0.7".parse().unwrap()])
     }
 
     fn previous() -> Outcome {
@@ -265,7 +275,7 @@ mod tests {
             record.sandbox.unwrap(),
             Some(&previous()),
             Some(&inside()),
-            Some(&host()),
+            Some(host()),
         );
         assert_eq!(found, Vec::<String>::new());
     }
@@ -274,15 +284,15 @@ mod tests {
     fn each_difference_is_named() {
         let record = record(1, State::Attached);
         let sandbox = record.sandbox.unwrap();
-        type Change = fn(&mut SandboxLink, &mut HostLink);
+        type Change = fn(&mut SandboxLink, &mut (HostLink, Vec<IpAddr>));
         let table: [(Change, &str); 8] = [
             (|inside, _| inside.up = false, "eth0 is down"),
             (|inside, _| inside.mac = Mac::default(), "MAC"),
             (|inside, _| inside.addresses.clear(), "lacks the address"),
             (|inside, _| inside.gateway_v4 = false, "gateway"),
-            (|_, host| host.up = false, "policy"),
-            (|_, host| host.ifindex = 99, "index"),
-            (|_, host| host.addresses.clear(), "no route leads"),
+            (|_, host| host.0.up = false, "policy"),
+            (|_, host| host.0.ifindex = 99, "index"),
+            (|_, host| host.1.clear(), "no route leads"),
             (|_, _| (), ""),
         ];
         for (change, named) in table {
@@ -293,7 +303,7 @@ mod tests {
                 sandbox,
                 Some(&previous()),
                 Some(&inside),
-                Some(&host),
+                Some(host),
             )
             .join("; ");
             assert!(found.contains(named), "{named}: {found}");

@@ -25,19 +25,17 @@ impl Server {
     async fn unrecorded(&self, call: &Call) -> Result<Record, Failure> {
         let settings = self.rooms.cluster.settings();
         let pod = call.pod_ref();
-        let host = names::host_interface(&settings.interface_prefix, pod.as_ref(), &call.id);
-        let links = self
+        let host = Self::host_interface(&settings.interface_prefix, pod.as_ref(), call)?;
+        let link = self
             .rooms
             .kernel
-            .links(&settings.interface_prefix)
+            .link(Arc::clone(&host))
             .await
             .map_err(|why| {
-                Failure::new(Code::Internal, "the node's interfaces cannot be listed").because(why)
+                Failure::new(Code::Internal, "the node's interfaces cannot be looked up")
+                    .because(why)
             })?;
-        let ours = links.get(&host).filter(|link| {
-            names::parse_alias(&link.alias)
-                .is_some_and(|(_, container_id)| container_id == &*call.id.container_id)
-        });
+        let ours = link.filter(|link| names::is_alias_of(&link.alias, &call.id.container_id));
         Ok(Record {
             serial: self.book.next_serial(),
             id: call.id.clone(),
@@ -45,8 +43,8 @@ impl Server {
             pod_uid: None,
             netns: call.environment.netns.as_str().into(),
             sandbox: None,
-            host: host.into(),
-            ifindex: ours.map_or(0, |link| link.ifindex),
+            host,
+            ifindex: ours.as_ref().map_or(0, |link| link.ifindex),
             mac: None,
             handle: names::handle(&call.id).into(),
             claims: Vec::new(),

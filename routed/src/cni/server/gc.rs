@@ -1,5 +1,6 @@
 //! GC: what the runtime does not list and whose sandbox is gone, goes. And the same by ourselves, for runtimes that never ask.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cni_plugin::spec::{Attachments, Code, Failure};
@@ -100,10 +101,7 @@ impl Server {
         if record.state != State::Leaving && !self.sandbox_is_gone(&record).await {
             return Ok(false);
         }
-        let _host_turn = self
-            .locks
-            .enter(Key::Host(std::sync::Arc::clone(&record.host)))
-            .await;
+        let _host_turn = self.locks.enter(Key::Host(Arc::clone(&record.host))).await;
         self.tear_down(record).await?;
         self.metrics.collected();
         Ok(true)
@@ -119,15 +117,14 @@ impl Server {
         if record.state == State::Replaced {
             return false;
         }
-        let prefix = self.rooms.cluster.settings().interface_prefix;
-        match self.rooms.kernel.links(&prefix).await {
-            Ok(links) => links
-                .get(&*record.host)
-                .is_none_or(|link| record.ifindex != 0 && link.ifindex != record.ifindex),
+        match self.rooms.kernel.link(Arc::clone(&record.host)).await {
+            Ok(link) => {
+                link.is_none_or(|link| record.ifindex != 0 && link.ifindex != record.ifindex)
+            }
             Err(why) => {
                 tracing::warn!(
                     why,
-                    "interfaces cannot be listed: every sandbox counts as alive"
+                    "interface cannot be looked up: its sandbox counts as alive"
                 );
                 false
             }

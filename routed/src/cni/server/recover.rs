@@ -1,12 +1,14 @@
 //! Start: the journal, the links that stand, the spool and IPAM become one picture again. The decision is pure, [`decide`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cni_plugin::rpc::Request;
 use cni_plugin::spec::Verb;
 use cni_plugin::spool;
+use dataplane::plan::workload;
 use model::{AttachmentId, NodeName, PodRef};
 use tokio::time::sleep;
 
@@ -48,8 +50,13 @@ pub(super) fn decide(records: &[Record], links: &BTreeMap<String, HostLink>) -> 
 }
 
 /// A record for a link that bears our mark and that no record knows: the journal was lost.
-pub(super) fn rebuild(serial: u64, name: &str, link: &HostLink) -> Option<Record> {
-    let (pod, container_id) = names::parse_alias(&link.alias)?;
+pub(super) fn rebuild(
+    serial: u64,
+    name: &str,
+    link: &HostLink,
+    routed: &[IpAddr],
+) -> Option<Record> {
+    let (pod, container_id) = workload::parse_alias(&link.alias)?;
     let id = AttachmentId {
         network: NETWORK.into(),
         container_id: container_id.into(),
@@ -66,8 +73,7 @@ pub(super) fn rebuild(serial: u64, name: &str, link: &HostLink) -> Option<Record
         host: name.into(),
         ifindex: link.ifindex,
         mac: None,
-        claims: link
-            .addresses
+        claims: routed
             .iter()
             .map(|address| crate::cni::record::Claim {
                 address: *address,
@@ -87,7 +93,7 @@ pub(super) enum Unexplained {
     /// The interface of its pod stands.
     Adopt {
         /// Name of that interface.
-        host: String,
+        host: Arc<str>,
         /// The pod.
         pod: PodRef,
     },
@@ -124,12 +130,10 @@ pub(super) fn judge(
         container_id: network.unwrap_or_default().into(),
         ifname: attribute("margay.ifname").unwrap_or(PRIMARY).into(),
     };
-    let host = names::host_interface(prefix, Some(&pod), &id);
-    Some(match links.get(&host) {
+    let host = names::host_interface(prefix, Some(&pod), &id).ok()?;
+    Some(match links.get(&*host) {
         Some(link)
-            if link.alias.is_empty()
-                || names::parse_alias(&link.alias)
-                    .is_some_and(|(_, container)| *container == *id.container_id) =>
+            if link.alias.is_empty() || names::is_alias_of(&link.alias, &id.container_id) =>
         {
             Unexplained::Adopt { host, pod }
         }
@@ -152,7 +156,7 @@ impl Server {
         };
         let recovery = decide(&self.book.all(), &links);
         let mut alive = recovery.adopt;
-        alive.extend(self.rebuilt(&links));
+        alive.extend(self.rebuilt(&links).await);
         let count = alive.len() as u64;
         if let Err(error) = self
             .rooms
@@ -177,22 +181,43 @@ impl Server {
         }
     }
 
-    fn rebuilt(&self, links: &BTreeMap<String, HostLink>) -> Vec<Record> {
+    async fn rebuilt(&self, links: &BTreeMap<String, HostLink>) -> Vec<Record> {
         let known: BTreeSet<Arc<str>> = self
             .book
             .all()
             .into_iter()
             .map(|record| record.host)
             .collect();
-        let strays = links
+        let strays: Vec<_> = links
             .iter()
-            .filter(|(name, _)| !known.contains(name.as_str()));
-        let rebuilt: Vec<Record> = strays
-            .filter_map(|(name, link)| rebuild(self.book.next_serial(), name, link))
+            .filter(|(name, _)| !known.contains(name.as_str()))
             .collect();
-        for record in &rebuilt {
+        let mut rebuilt = Vec::new();
+        if strays.is_empty() {
+            return rebuilt;
+        }
+        let prefix = self.rooms.cluster.settings().interface_prefix;
+        let routed = match self.rooms.kernel.routed(&prefix).await {
+            Ok(routed) => routed,
+            Err(why) => {
+                tracing::warn!(
+                    why,
+                    "routes cannot be listed: addresses come from IPAM later"
+                );
+                BTreeMap::new()
+            }
+        };
+        for (name, link) in strays {
+            let routed = routed
+                .get(&link.ifindex)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
+            let Some(record) = rebuild(self.book.next_serial(), name, link, routed) else {
+                continue;
+            };
             tracing::warn!(attachment = %record.id, interface = %record.host, "rebuilt from its interface: the journal does not know it");
-            self.book.note(record);
+            self.book.note(&record);
+            rebuilt.push(record);
         }
         rebuilt
     }

@@ -34,7 +34,7 @@ pub(super) struct State {
     pub(super) host_network: bool,
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) held: BTreeMap<Arc<str>, (Vec<Claim>, BTreeMap<String, String>)>,
-    pub(super) links: BTreeMap<String, (HostLink, Option<Sandbox>)>,
+    pub(super) links: BTreeMap<String, Link>,
     pub(super) endpoints: BTreeMap<AttachmentId, LocalEndpoint>,
     pub(super) programs: u32,
     pub(super) most_at_once: u32,
@@ -42,6 +42,14 @@ pub(super) struct State {
     next_address: u8,
     next_index: u32,
     sequence: u64,
+}
+
+/// One link pair.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) host: HostLink,
+    pub(super) addresses: Vec<IpAddr>,
+    sandbox: Option<Sandbox>,
 }
 
 #[derive(Debug)]
@@ -227,16 +235,18 @@ impl Kernel for Fakes {
             }
             state.next_index += 1;
             let ifindex = state.next_index;
-            let link = HostLink {
+            let host = HostLink {
                 ifindex,
                 alias: plumbing.alias,
                 up: false,
-                addresses: plumbing.addresses,
             };
             let sandbox = crate::cni::sandbox::identify(&sandbox).ok();
-            state
-                .links
-                .insert(plumbing.host.to_string(), (link, sandbox));
+            let link = Link {
+                host,
+                addresses: plumbing.addresses,
+                sandbox,
+            };
+            state.links.insert(plumbing.host.to_string(), link);
             Ok(Plumbed {
                 ifindex,
                 mac: Mac([2, 0, 0, 0, 0, 7]),
@@ -256,7 +266,7 @@ impl Kernel for Fakes {
             if state
                 .links
                 .get(&*host)
-                .is_some_and(|(link, _)| matches(link))
+                .is_some_and(|link| matches(&link.host))
             {
                 state.links.remove(&*host);
             }
@@ -271,7 +281,23 @@ impl Kernel for Fakes {
                 .state()
                 .links
                 .iter()
-                .map(|(name, (link, _))| (name.clone(), link.clone()))
+                .map(|(name, link)| (name.clone(), link.host.clone()))
+                .collect())
+        }
+        .boxed()
+    }
+
+    fn link(&self, host: Arc<str>) -> BoxFuture<'_, Result<Option<HostLink>, String>> {
+        async move { Ok(self.state().links.get(&*host).map(|link| link.host.clone())) }.boxed()
+    }
+
+    fn routed(&self, _prefix: &str) -> BoxFuture<'_, Result<BTreeMap<u32, Vec<IpAddr>>, String>> {
+        async move {
+            let state = self.state();
+            Ok(state
+                .links
+                .values()
+                .map(|link| (link.host.ifindex, link.addresses.clone()))
                 .collect())
         }
         .boxed()
@@ -288,8 +314,8 @@ impl Kernel for Fakes {
             Ok(state
                 .links
                 .values()
-                .find(|(_, sandbox)| *sandbox == wanted)
-                .map(|(link, _)| SandboxLink {
+                .find(|link| link.sandbox == wanted)
+                .map(|link| SandboxLink {
                     up: true,
                     mac: Mac([2, 0, 0, 0, 0, 7]),
                     addresses: link
@@ -393,8 +419,8 @@ impl Cluster for Fakes {
                     reason: "Numerical result out of range".into(),
                 });
             }
-            if let Some((link, _)) = state.links.get_mut(&*endpoint.interface) {
-                link.up = true;
+            if let Some(link) = state.links.get_mut(&*endpoint.interface) {
+                link.host.up = true;
             }
             Ok(())
         }

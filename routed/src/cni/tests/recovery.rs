@@ -140,8 +140,8 @@ async fn a_pod_of_another_plugin_is_adopted_by_its_interface_and_its_address() {
     let node = Node::start().await;
     node.run("ADD", &Container::pod("a")).await.unwrap();
     std::fs::remove_file(node.directory.path().join("journal")).unwrap();
-    for (link, _) in node.fakes.state().links.values_mut() {
-        link.alias.clear();
+    for link in node.fakes.state().links.values_mut() {
+        link.host.alias.clear();
     }
     let node = node.restart().await;
     assert_eq!(node.records().len(), 1);

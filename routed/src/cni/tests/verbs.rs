@@ -21,7 +21,7 @@ async fn add_answers_calicos_result_shape_after_policy_and_route() {
     );
     let state = node.fakes.state();
     assert!(
-        state.links[&host].0.up,
+        state.links[&host].host.up,
         "the endpoint was programmed before the answer"
     );
     let (_, attributes) = &state.held["k8s-pod-network.a"];
@@ -322,11 +322,11 @@ async fn check_is_quiet_after_add_and_names_what_changed() {
     let check = container.clone().with("prevResult", result);
     assert_eq!(node.code("CHECK", &check).await, 0);
     let host = node.records()[0].host.to_string();
-    node.fakes.state().links.get_mut(&host).unwrap().0.up = false;
+    node.fakes.state().links.get_mut(&host).unwrap().host.up = false;
     let failure = node.run("CHECK", &check).await.unwrap_err();
     assert_eq!(failure.code.number(), 102);
     assert!(failure.details.contains("is down"), "{failure:?}");
-    node.fakes.state().links.get_mut(&host).unwrap().0.up = true;
+    node.fakes.state().links.get_mut(&host).unwrap().host.up = true;
     node.fakes.state().held.clear();
     assert!(
         node.run("CHECK", &check)
