@@ -25,6 +25,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use smallvec::SmallVec;
 
+mod cursor;
 mod from_labels;
 mod leaf;
 mod needs;

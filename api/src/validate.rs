@@ -22,6 +22,7 @@ mod entity;
 mod felix;
 mod ipam;
 mod name;
+mod peer;
 mod policy;
 mod rule;
 mod scope;
@@ -131,7 +132,7 @@ pub fn validate_bgp_configuration(configuration: &BGPConfiguration) -> Vec<Findi
 
 /// Judges a BGPPeer.
 pub fn validate_bgp_peer(peer: &BGPPeer) -> Vec<Finding> {
-    run(&peer.spec, bgp::PEER)
+    run(&peer.spec, peer::PEER)
 }
 
 /// Judges a Tier.
