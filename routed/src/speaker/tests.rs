@@ -1,0 +1,164 @@
+//! The task over a real speaker without peers: what it tells, and in which order.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use bgp::Asn;
+use bgp::speaker::{Desired, Global, OriginAttributes, Origination};
+use tokio::sync::mpsc;
+
+use super::*;
+
+struct Rig {
+    peering: watch::Sender<Option<Wanted>>,
+    _unresolved: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    requests: mpsc::Receiver<Request>,
+    handle: watch::Receiver<Option<Handle>>,
+    health: Arc<Health>,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn rig() -> Rig {
+    let (peering, peering_seen) = watch::channel(None);
+    let (unresolved, unresolved_seen) = watch::channel(Arc::new(BTreeSet::new()));
+    let (requests, inbox) = mpsc::channel(16);
+    let (_, sync) = watch::channel(crate::world::SyncState::default());
+    let (_, settings) = watch::channel(settings());
+    let (handle, handle_seen) = watch::channel(None);
+    let (stop, stop_seen) = watch::channel(false);
+    let health = Arc::new(Health::default());
+    let task = tokio::spawn(run(Deps {
+        peering: peering_seen,
+        unresolved: unresolved_seen,
+        world: WorldHandle::new(requests, sync, settings),
+        handle,
+        health: Arc::clone(&health),
+        restarting: false,
+        seed: 7,
+        stop: stop_seen,
+    }));
+    Rig {
+        peering,
+        _unresolved: unresolved,
+        requests: inbox,
+        handle: handle_seen,
+        health,
+        stop,
+        task,
+    }
+}
+
+fn settings() -> crate::world::CniSettings {
+    crate::reconcile::unknown_settings("a1".into())
+}
+
+fn route(prefix: &str) -> Origination {
+    Origination {
+        owner: "ipam".into(),
+        prefix: prefix.parse().unwrap(),
+        attributes: OriginAttributes::default(),
+    }
+}
+
+fn originated(prefixes: &[&str]) -> Originated {
+    prefixes
+        .iter()
+        .map(|prefix| (("ipam".into(), prefix.parse().unwrap()), route(prefix)))
+        .collect()
+}
+
+fn wanted(desired: Option<Desired>) -> Wanted {
+    Wanted {
+        desired,
+        originate: originated(&["10.244.1.0/26"]),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        incomplete: false,
+    }
+}
+
+fn speaking() -> Desired {
+    Desired {
+        global: Global::new(Asn(64512), Ipv4Addr::new(10, 1, 0, 11)),
+        peers: BTreeMap::new(),
+    }
+}
+
+async fn learnt(rig: &mut Rig) -> LearntRoutes {
+    let request = tokio::time::timeout(Duration::from_secs(5), rig.requests.recv())
+        .await
+        .expect("in time")
+        .expect("a request");
+    let Request::Learnt(news) = request else {
+        panic!("{request:?}");
+    };
+    news
+}
+
+#[tokio::test]
+async fn without_bgp_nothing_is_learnt_and_the_node_is_ready() {
+    let mut rig = rig();
+    rig.peering.send_replace(Some(wanted(None)));
+    assert_eq!(learnt(&mut rig).await, LearntRoutes::Withdrawn);
+    tokio::task::yield_now().await;
+    assert!(rig.health.checks()[CHECK].ok);
+    assert!(rig.handle.borrow().is_none());
+    rig.stop.send_replace(true);
+    rig.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_speaker_without_peers_completes_at_once_and_goes_when_turned_off() {
+    let mut rig = rig();
+    rig.peering.send_replace(Some(wanted(Some(speaking()))));
+    while learnt(&mut rig).await != LearntRoutes::Complete {}
+    assert!(rig.handle.borrow().is_some());
+    rig.peering.send_replace(Some(wanted(None)));
+    while learnt(&mut rig).await != LearntRoutes::Withdrawn {}
+    assert!(rig.handle.borrow().is_none());
+    rig.stop.send_replace(true);
+    rig.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn other_listeners_mean_another_speaker_that_takes_over() {
+    let mut rig = rig();
+    rig.peering.send_replace(Some(wanted(Some(speaking()))));
+    while learnt(&mut rig).await != LearntRoutes::Complete {}
+    let moved = Wanted {
+        listen: vec!["127.0.0.2:0".parse().unwrap()],
+        ..wanted(Some(speaking()))
+    };
+    rig.peering.send_replace(Some(moved));
+    while learnt(&mut rig).await != LearntRoutes::Restarted {}
+    while learnt(&mut rig).await != LearntRoutes::Complete {}
+    rig.stop.send_replace(true);
+    rig.task.await.unwrap();
+    assert!(rig.handle.borrow().is_none());
+}
+
+#[test]
+fn announcements_differ_by_what_is_new_changed_and_gone() {
+    let from = originated(&["10.244.1.0/26", "10.244.2.0/26"]);
+    let to = originated(&["10.244.2.0/26", "10.244.3.0/26"]);
+    let diff = difference(&from, &to);
+    assert_eq!(diff.add, [route("10.244.3.0/26")]);
+    assert_eq!(
+        diff.remove,
+        [(Arc::from("ipam"), "10.244.1.0/26".parse().unwrap())]
+    );
+    assert_eq!(difference(&to, &to), OriginateDiff::default());
+}
+
+#[test]
+fn next_hops_are_told_when_lost_and_when_found_again() {
+    let [one, two]: [IpAddr; 2] = [[10, 1, 0, 1].into(), [10, 1, 0, 2].into()];
+    let told = facts(&BTreeSet::from([one]), &BTreeSet::from([two])).changed;
+    assert_eq!(
+        told,
+        [
+            (two, Resolution::Unresolved),
+            (one, Resolution::Resolved { metric: 0 })
+        ]
+    );
+}
