@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use crate::{command, progress};
@@ -12,7 +13,14 @@ use crate::{command, progress};
 const VERSION: &str = include_str!("../kube/go.mod");
 
 /// The programs that make a cluster, by the names of the official binaries.
-pub const COMPONENTS: [&str; 6] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"];
+pub const COMPONENTS: [&str; 6] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+];
 
 /// What a cluster is run from.
 #[derive(Clone, Debug)]
@@ -35,25 +43,46 @@ impl Binaries {
     pub fn ready(kube_bin: Option<&Path>, bin_dir: Option<&Path>) -> Result<Self> {
         let assets = std::env::var("KUBEBUILDER_ASSETS").ok().map(PathBuf::from);
         let official = kube_bin.map(Path::to_path_buf).or(assets);
-        let complete = official.as_ref().is_some_and(|directory| COMPONENTS.iter().all(|name| directory.join(name).is_file()));
+        let complete = official
+            .as_ref()
+            .is_some_and(|directory| COMPONENTS.iter().all(|name| directory.join(name).is_file()));
         let kube = if complete { None } else { Some(build_kube()?) };
         let own = match bin_dir {
             Some(directory) => directory.to_path_buf(),
             None => own_directory()?,
         };
-        Ok(Self { kube, official, kubectl: kubectl()?, own })
+        Ok(Self {
+            kube,
+            official,
+            kubectl: kubectl()?,
+            own,
+        })
     }
 
     /// The programs that must be visible inside machines, under `/run/tools`.
     pub fn tools(&self) -> Vec<PathBuf> {
-        let official = self.official.iter().flat_map(|directory| COMPONENTS.iter().map(move |name| directory.join(name)));
-        official.filter(|file| file.is_file()).chain(self.kube.clone()).chain([self.own.join("probe")]).collect()
+        let official = self
+            .official
+            .iter()
+            .flat_map(|directory| COMPONENTS.iter().map(move |name| directory.join(name)));
+        official
+            .filter(|file| file.is_file())
+            .chain(self.kube.clone())
+            .chain([self.own.join("probe")])
+            .collect()
     }
 
     /// How a component is started inside a machine.
     pub fn component(&self, name: &str) -> Vec<String> {
-        let official = self.official.as_ref().is_some_and(|directory| directory.join(name).is_file());
-        if official { vec![format!("/run/tools/{name}")] } else { vec!["/run/tools/kube".to_owned(), name.to_owned()] }
+        let official = self
+            .official
+            .as_ref()
+            .is_some_and(|directory| directory.join(name).is_file());
+        if official {
+            vec![format!("/run/tools/{name}")]
+        } else {
+            vec!["/run/tools/kube".to_owned(), name.to_owned()]
+        }
     }
 }
 
@@ -73,12 +102,20 @@ fn own_directory() -> Result<PathBuf> {
     let program = std::env::current_exe().context("find this program")?;
     let directory = program.parent().context("this program has no directory")?;
     // Tests lie one level deeper, in `deps`.
-    Ok(if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory }.to_path_buf())
+    Ok(if directory.ends_with("deps") {
+        directory.parent().unwrap_or(directory)
+    } else {
+        directory
+    }
+    .to_path_buf())
 }
 
 /// The workspace that this program was built in.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+        .to_path_buf()
 }
 
 /// Where the lab keeps what it builds and its runs: `target/lab`.
@@ -101,18 +138,26 @@ pub fn build_kube() -> Result<PathBuf> {
     let (program, stamp) = (directory.join("kube"), directory.join("kube.sources"));
     let mut digest = Sha256::new();
     for name in ["go.mod", "go.sum", "main.go"] {
-        digest.update(std::fs::read(module.join(name)).with_context(|| format!("read tests/kube/{name}"))?);
+        digest.update(
+            std::fs::read(module.join(name)).with_context(|| format!("read tests/kube/{name}"))?,
+        );
     }
-    let sources: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    let up_to_date = || program.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|built| built == sources);
+    let sources = HEXLOWER.encode(&digest.finalize());
+    let up_to_date =
+        || program.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|built| built == sources);
     if up_to_date() {
         return Ok(program);
     }
     // Tests run in parallel processes: one builds, the others wait and find it done.
-    let lock = std::fs::File::create(directory.join("kube.lock")).context("make the build's lock")?;
-    lock.lock().context("wait for the build of another process")?;
+    let lock =
+        std::fs::File::create(directory.join("kube.lock")).context("make the build's lock")?;
+    lock.lock()
+        .context("wait for the build of another process")?;
     if !up_to_date() {
-        progress::step("build the Kubernetes control plane (about 5 minutes the first time)", || compile(&module, &program))?;
+        progress::step(
+            "build the Kubernetes control plane (about 5 minutes the first time)",
+            || compile(&module, &program),
+        )?;
         std::fs::write(&stamp, sources).context("note what was built")?;
     }
     Ok(program)
@@ -127,11 +172,20 @@ fn compile(module: &Path, program: &Path) -> Result<()> {
         .trim();
     let minor = version.split('.').nth(1).unwrap_or_default();
     let set = "-X k8s.io/component-base/version";
-    let flags = format!("-s -w {set}.gitVersion={version} {set}.gitMajor=1 {set}.gitMinor={minor} {set}.gitTreeState=clean");
+    let flags = format!(
+        "-s -w {set}.gitVersion={version} {set}.gitMajor=1 {set}.gitMinor={minor} {set}.gitTreeState=clean"
+    );
     let fresh = program.with_extension("new");
     let mut build = Command::new(go);
     build
-        .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &flags, "-o"])
+        .args([
+            "build",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+            &flags,
+            "-o",
+        ])
         .arg(&fresh)
         .arg(".")
         .current_dir(module)

@@ -19,7 +19,20 @@ impl Capture {
     /// # Errors
     /// tcpdump does not start: no such link, or a bad filter.
     pub fn start(machine: &Machine, link: &str, filter: &str) -> Result<Self> {
-        let mut service = machine.spawn(&format!("tcpdump-{link}-{}", crate::run::random_hex(2)?), &["tcpdump", "-n", "-l", "-U", "-v", "--immediate-mode", "-i", link, filter])?;
+        let mut service = machine.spawn(
+            &format!("tcpdump-{link}-{}", crate::run::random_hex(2)?),
+            &[
+                "tcpdump",
+                "-n",
+                "-l",
+                "-U",
+                "-v",
+                "--immediate-mode",
+                "-i",
+                link,
+                filter,
+            ],
+        )?;
         wait::until("tcpdump to listen", Duration::from_secs(10), || {
             service.check()?;
             let text = std::fs::read_to_string(service.log()).context("read the capture")?;

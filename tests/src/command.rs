@@ -11,18 +11,32 @@ use anyhow::{Context, Result, bail};
 /// It cannot be started, or it ends with another code than 0: the error holds the command and its standard error.
 pub fn output(command: &mut Command, input: Option<&str>) -> Result<String> {
     let shown = show(command);
-    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    command.stdin(if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {shown}"))?;
-    let feed = child.stdin.take().zip(input.map(str::to_owned)).map(|(mut pipe, text)| {
-        // A program that ends before it has read everything says why by its code.
-        std::thread::spawn(move || drop(pipe.write_all(text.as_bytes())))
-    });
-    let result = child.wait_with_output().with_context(|| format!("wait for {shown}"))?;
+    let feed = child
+        .stdin
+        .take()
+        .zip(input.map(str::to_owned))
+        .map(|(mut pipe, text)| {
+            // A program that ends before it has read everything says why by its code.
+            std::thread::spawn(move || drop(pipe.write_all(text.as_bytes())))
+        });
+    let result = child
+        .wait_with_output()
+        .with_context(|| format!("wait for {shown}"))?;
     drop(feed.map(std::thread::JoinHandle::join));
     if !result.status.success() {
         let said = String::from_utf8_lossy(&result.stderr);
-        let said = if said.trim().is_empty() { String::from_utf8_lossy(&result.stdout) } else { said };
+        let said = if said.trim().is_empty() {
+            String::from_utf8_lossy(&result.stdout)
+        } else {
+            said
+        };
         bail!("{shown}: {}: {}", result.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&result.stdout).into_owned())
@@ -42,7 +56,10 @@ fn show(command: &Command) -> String {
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    let own = words.iter().position(|word| word == "--").map_or(0, |at| at + 1);
+    let own = words
+        .iter()
+        .position(|word| word == "--")
+        .map_or(0, |at| at + 1);
     words.get(own..).unwrap_or(&words).join(" ")
 }
 

@@ -53,21 +53,47 @@ impl Control {
     pub fn start(machine: &Arc<Machine>, binaries: &Binaries, nodes: &[String]) -> Result<Self> {
         let mut identities = vec![
             identity("admin", "admin", Some("system:masters"))?,
-            identity("kube-controller-manager", "system:kube-controller-manager", None)?,
+            identity(
+                "kube-controller-manager",
+                "system:kube-controller-manager",
+                None,
+            )?,
             identity("kube-scheduler", "system:kube-scheduler", None)?,
             identity("kube-proxy", "system:kube-proxy", None)?,
         ];
         for node in nodes {
-            identities.push(identity(node, &format!("system:node:{node}"), Some("system:nodes"))?);
+            identities.push(identity(
+                node,
+                &format!("system:node:{node}"),
+                Some("system:nodes"),
+            )?);
         }
         let mut tokens = String::new();
         for (number, identity) in identities.iter().enumerate() {
-            let groups = identity.group.map(|group| format!(",\"{group}\"")).unwrap_or_default();
-            let _ = writeln!(tokens, "{},{},{number}{groups}", identity.token, identity.user);
+            let groups = identity
+                .group
+                .map(|group| format!(",\"{group}\""))
+                .unwrap_or_default();
+            let _ = writeln!(
+                tokens,
+                "{},{},{number}{groups}",
+                identity.token, identity.user
+            );
         }
         machine.shell(&format!("mkdir -p {SECRETS} && chmod 700 {SECRETS} && openssl genrsa -out {SECRETS}/accounts.key 2048 2>/dev/null"))?;
-        machine.exec_with(&["sh", "-c", &format!("cat > {SECRETS}/tokens.csv")], &tokens)?;
-        let mut control = Self { machine: Arc::clone(machine), binaries: binaries.clone(), identities, etcd: None, api: None, controllers: None, scheduler: None };
+        machine.exec_with(
+            &["sh", "-c", &format!("cat > {SECRETS}/tokens.csv")],
+            &tokens,
+        )?;
+        let mut control = Self {
+            machine: Arc::clone(machine),
+            binaries: binaries.clone(),
+            identities,
+            etcd: None,
+            api: None,
+            controllers: None,
+            scheduler: None,
+        };
         control.start_etcd()?;
         control.start_api()?;
         Ok(control)
@@ -130,21 +156,31 @@ impl Control {
     /// The certificate does not appear: with the end of the API server's log.
     pub fn write_kubeconfigs(&mut self, port: u16) -> Result<PathBuf> {
         let place = self.machine.disk().join("var/lib/kubernetes/apiserver.crt");
-        let authority = wait::until("the API server's certificate", Duration::from_secs(60), || {
-            self.check()?;
-            let text = std::fs::read_to_string(&place).unwrap_or_default();
-            // The server's certificate, then its authority's: both are written at once, but not in one step.
-            Ok((text.matches("END CERTIFICATE").count() == 2).then_some(text))
-        })?;
-        let encoded = encode_base64(authority.as_bytes());
+        let authority = wait::until(
+            "the API server's certificate",
+            Duration::from_mins(1),
+            || {
+                self.check()?;
+                let text = std::fs::read_to_string(&place).unwrap_or_default();
+                // The server's certificate, then its authority's: both are written at once, but not in one step.
+                Ok((text.matches("END CERTIFICATE").count() == 2).then_some(text))
+            },
+        )?;
+        let encoded = data_encoding::BASE64.encode(authority.as_bytes());
         let shared = self.machine.run().shared();
         for identity in &self.identities {
             let text = kubeconfig(&format!("https://{CONTROL}:{PORT}"), &encoded, identity);
             write_secret(&shared.join(format!("{}.kubeconfig", identity.name)), &text)?;
         }
-        let admin = self.identities.first().context("the administrator is the first identity")?;
+        let admin = self
+            .identities
+            .first()
+            .context("the administrator is the first identity")?;
         let place = self.machine.run().directory().join("kubeconfig");
-        write_secret(&place, &kubeconfig(&format!("https://127.0.0.1:{port}"), &encoded, admin))?;
+        write_secret(
+            &place,
+            &kubeconfig(&format!("https://127.0.0.1:{port}"), &encoded, admin),
+        )?;
         Ok(place)
     }
 
@@ -153,11 +189,17 @@ impl Control {
     /// # Errors
     /// After a minute, or at once when it has ended.
     pub fn wait_ready(&mut self, kubectl: &Kubectl) -> Result<()> {
-        wait::until("the API server to be ready", Duration::from_secs(60), || {
-            kubectl.run(&["get", "--raw", "/readyz", "--request-timeout=5s"]).map(Some).or_else(|error| {
-                self.etcd.iter_mut().chain(&mut self.api).try_for_each(Service::check)?;
-                Err(error)
-            })
+        wait::until("the API server to be ready", Duration::from_mins(1), || {
+            kubectl
+                .run(&["get", "--raw", "/readyz", "--request-timeout=5s"])
+                .map(Some)
+                .or_else(|error| {
+                    self.etcd
+                        .iter_mut()
+                        .chain(&mut self.api)
+                        .try_for_each(Service::check)?;
+                    Err(error)
+                })
         })
         .map(drop)
     }
@@ -177,7 +219,10 @@ impl Control {
             "--leader-elect=false",
             "--allocate-node-cidrs=false",
         ];
-        let scheduler = [&format!("--kubeconfig={shared}/kube-scheduler.kubeconfig"), "--leader-elect=false"];
+        let scheduler = [
+            &format!("--kubeconfig={shared}/kube-scheduler.kubeconfig"),
+            "--leader-elect=false",
+        ];
         if !self.controllers.as_mut().is_some_and(Service::alive) {
             self.controllers = Some(self.spawn("kube-controller-manager", &controllers)?);
         }
@@ -193,8 +238,16 @@ impl Control {
     /// A part has ended.
     pub fn check(&mut self) -> Result<()> {
         let with_api = self.api.is_some();
-        let others = self.controllers.iter_mut().chain(&mut self.scheduler).filter(|_| with_api);
-        self.etcd.iter_mut().chain(&mut self.api).chain(others).try_for_each(Service::check)
+        let others = self
+            .controllers
+            .iter_mut()
+            .chain(&mut self.scheduler)
+            .filter(|_| with_api);
+        self.etcd
+            .iter_mut()
+            .chain(&mut self.api)
+            .chain(others)
+            .try_for_each(Service::check)
     }
 
     /// The API server's process, while it runs.
@@ -204,13 +257,22 @@ impl Control {
 
     fn spawn(&self, name: &str, flags: &[&str]) -> Result<Service> {
         let program = self.binaries.component(name);
-        let words: Vec<&str> = program.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        let words: Vec<&str> = program
+            .iter()
+            .map(String::as_str)
+            .chain(flags.iter().copied())
+            .collect();
         self.machine.spawn(name, &words)
     }
 }
 
 fn identity(name: &str, user: &str, group: Option<&'static str>) -> Result<Identity> {
-    Ok(Identity { name: name.to_owned(), user: user.to_owned(), group, token: run::random_hex(16)? })
+    Ok(Identity {
+        name: name.to_owned(),
+        user: user.to_owned(),
+        group,
+        token: run::random_hex(16)?,
+    })
 }
 
 fn kubeconfig(server: &str, authority: &str, identity: &Identity) -> String {
@@ -242,33 +304,8 @@ fn write_secret(place: &std::path::Path, text: &str) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::File::options();
     options.create(true).write(true).truncate(true).mode(0o600);
-    options.open(place).and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("write {}", place.display()))
-}
-
-/// Base 64 with padding (RFC 4648 §4).
-fn encode_base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4_usize {
-            let digit = usize::try_from(group >> (18 - 6 * place) & 0x3f).unwrap_or_default();
-            text.push(if place > chunk.len() { '=' } else { ALPHABET.get(digit).copied().unwrap_or(b'=').into() });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_has_the_vectors_of_rfc_4648() {
-        let vectors = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")];
-        for (plain, encoded) in vectors {
-            assert_eq!(encode_base64(plain.as_bytes()), encoded);
-        }
-    }
+    options
+        .open(place)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("write {}", place.display()))
 }

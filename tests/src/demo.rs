@@ -13,13 +13,19 @@ const NAMESPACE: &str = "shop";
 /// What the database listens on.
 const PORT: u16 = 3306;
 /// The tiers: Deployment, label `tier`, replicas.
-const TIERS: [(&str, &str, u32); 3] = [("web", "web", 4), ("db", "database", 2), ("batch", "batch", 2)];
+const TIERS: [(&str, &str, u32); 3] = [
+    ("web", "web", 4),
+    ("db", "database", 2),
+    ("batch", "batch", 2),
+];
 const POLICY: &str = include_str!("demo/database.yaml");
 
 /// Runs the demo; returns when it has been shown (`exit`), else stays up until a signal.
 pub(crate) fn run(options: Options, exit: bool, keep: bool) -> Result<()> {
     let start = Instant::now();
-    println!("Margay demo: two racks, four Kubernetes nodes, BIRD and FRR as top-of-rack routers\n");
+    println!(
+        "Margay demo: two racks, four Kubernetes nodes, BIRD and FRR as top-of-rack routers\n"
+    );
     build_margay(&options)?;
     let lab = Lab::start(options)?;
     let shown = show(&lab);
@@ -28,9 +34,15 @@ pub(crate) fn run(options: Options, exit: bool, keep: bool) -> Result<()> {
             eprintln!("\nlab: {error:#}\n\nThe lab stays up to be looked at (--keep).");
             super::stay(&lab)
         }
-        Err(error) => Err(error.context(format!("the demo failed; all logs: {}", lab.run().logs().display()))),
+        Err(error) => Err(error.context(format!(
+            "the demo failed; all logs: {}",
+            lab.run().logs().display()
+        ))),
         Ok(()) if exit => {
-            println!("\nShown in {:.0} s. Taking everything down ...", start.elapsed().as_secs_f64());
+            println!(
+                "\nShown in {:.0} s. Taking everything down ...",
+                start.elapsed().as_secs_f64()
+            );
             drop(lab);
             println!("Nothing is left behind.");
             Ok(())
@@ -47,19 +59,34 @@ fn build_margay(options: &Options) -> Result<()> {
     progress::step("cargo build -p routed -p cni-plugin", || {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let mut build = std::process::Command::new(cargo);
-        build.args(["build", "--quiet", "-p", "routed", "-p", "cni-plugin"]).current_dir(binaries::workspace());
+        build
+            .args(["build", "--quiet", "-p", "routed", "-p", "cni-plugin"])
+            .current_dir(binaries::workspace());
         lab::command::output(&mut build, None).map(drop)
     })
 }
 
 fn show(lab: &Lab) -> Result<()> {
     lab.install_margay()?;
-    progress::step("BGP sessions with both routers", || lab.wait_bgp(Duration::from_secs(60)))?;
+    progress::step("BGP sessions with both routers", || {
+        lab.wait_bgp(Duration::from_mins(1))
+    })?;
     heading("The nodes");
     print!("{}", lab.kubectl(&["get", "nodes", "-o", "wide"])?);
     let pods = tiers(lab)?;
     heading("The pods, placed by the scheduler, addressed by Margay");
-    print!("{}", lab.kubectl(&["-n", NAMESPACE, "get", "pods", "-o", "wide", "--sort-by=.spec.nodeName"])?);
+    print!(
+        "{}",
+        lab.kubectl(&[
+            "-n",
+            NAMESPACE,
+            "get",
+            "pods",
+            "-o",
+            "wide",
+            "--sort-by=.spec.nodeName"
+        ])?
+    );
     routers(lab, &pods)?;
     policy(lab, &pods)
 }
@@ -72,14 +99,24 @@ fn heading(text: &str) {
 fn tiers(lab: &Lab) -> Result<Vec<Pod>> {
     let total: u32 = TIERS.iter().map(|(_, _, replicas)| replicas).sum();
     progress::step(&format!("{total} pods in three tiers"), || {
-        let mut yaml = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n");
+        let mut yaml =
+            format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n");
         for (name, tier, replicas) in TIERS {
             let plain = deployment(NAMESPACE, name, replicas, &[PORT]);
-            let labelled = plain.replace(&format!("labels: {{app: {name}}}"), &format!("labels: {{app: {name}, tier: {tier}}}"));
-            yaml.push_str(&format!("---\n{labelled}"));
+            let labelled = plain.replace(
+                &format!("labels: {{app: {name}}}"),
+                &format!("labels: {{app: {name}, tier: {tier}}}"),
+            );
+            yaml.extend(["---\n", &labelled]);
         }
         lab.apply_yaml(&yaml)?;
-        TIERS.iter().try_for_each(|(name, _, _)| lab.wait_rollout(NAMESPACE, &format!("deployment/{name}"), Duration::from_secs(90)))
+        TIERS.iter().try_for_each(|(name, _, _)| {
+            lab.wait_rollout(
+                NAMESPACE,
+                &format!("deployment/{name}"),
+                Duration::from_secs(90),
+            )
+        })
     })?;
     let mut pods = Vec::new();
     for (name, _, _) in TIERS {
@@ -90,19 +127,39 @@ fn tiers(lab: &Lab) -> Result<Vec<Pod>> {
 
 /// The routers' sessions and routes, once every node with pods is known to both.
 fn routers(lab: &Lab, pods: &[Pod]) -> Result<()> {
-    let addresses: Vec<IpAddr> = pods.iter().map(|pod| pod.address.parse().with_context(|| format!("the address of {}", pod.name))).collect::<Result<_>>()?;
+    let addresses: Vec<IpAddr> = pods
+        .iter()
+        .map(|pod| {
+            pod.address
+                .parse()
+                .with_context(|| format!("the address of {}", pod.name))
+        })
+        .collect::<Result<_>>()?;
     for tor in &lab.fabric.tors {
-        lab.wait_for(&format!("{} to know the way to every pod", tor.title()), Duration::from_secs(30), || {
-            let routes = tor.pod_routes()?;
-            let known: Vec<ipnet::IpNet> = routes.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
-            match addresses.iter().find(|address| !known.iter().any(|prefix| prefix.contains(*address))) {
-                Some(missing) => bail!("no route to {missing}; it has\n{routes}"),
-                None => Ok(true),
-            }
-        })?;
+        lab.wait_for(
+            &format!("{} to know the way to every pod", tor.title()),
+            Duration::from_secs(30),
+            || {
+                let routes = tor.pod_routes()?;
+                let known: Vec<ipnet::IpNet> = routes
+                    .lines()
+                    .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+                    .collect();
+                match addresses
+                    .iter()
+                    .find(|address| !known.iter().any(|prefix| prefix.contains(*address)))
+                {
+                    Some(missing) => bail!("no route to {missing}; it has\n{routes}"),
+                    None => Ok(true),
+                }
+            },
+        )?;
     }
     for tor in &lab.fabric.tors {
-        heading(&format!("{}: sessions, and the pod routes it learnt", tor.title()));
+        heading(&format!(
+            "{}: sessions, and the pod routes it learnt",
+            tor.title()
+        ));
         print!("{}\n{}", peers::table(&tor.sessions()?), tor.pod_routes()?);
     }
     Ok(())
@@ -111,39 +168,69 @@ fn routers(lab: &Lab, pods: &[Pod]) -> Result<()> {
 /// The matrix before and after the policy.
 fn policy(lab: &Lab, pods: &[Pod]) -> Result<()> {
     let colour = std::io::stdout().is_terminal() && std::env::var("NO_COLOR").is_err();
-    heading(&format!("Who reaches whom on port {PORT}, before any policy (pod@node)"));
+    heading(&format!(
+        "Who reaches whom on port {PORT}, before any policy (pod@node)"
+    ));
     let before = Matrix::measure(lab, pods, PORT)?;
     print!("{}", before.render(None, colour));
-    let closed = before.cells.iter().flatten().filter(|answered| !**answered).count();
+    let closed = before
+        .cells
+        .iter()
+        .flatten()
+        .filter(|answered| !**answered)
+        .count();
     if closed > 0 {
-        bail!("{closed} of {} pairs cannot talk although no policy forbids it", pods.len() * pods.len());
+        bail!(
+            "{closed} of {} pairs cannot talk although no policy forbids it",
+            pods.len() * pods.len()
+        );
     }
-    heading("kubectl apply: only the web tier may reach the database tier, a policy as written for Calico");
+    heading(
+        "kubectl apply: only the web tier may reach the database tier, a policy as written for Calico",
+    );
     for line in POLICY.lines() {
         println!("  {line}");
     }
     lab.apply_yaml(POLICY)?;
-    let expected = |from: &Pod, to: &Pod| from.name == to.name || !to.name.starts_with("db-") || from.name.starts_with("web-");
+    let expected = |from: &Pod, to: &Pod| {
+        from.name == to.name || !to.name.starts_with("db-") || from.name.starts_with("web-")
+    };
     let after = enforced(lab, pods, expected)?;
     heading("Who reaches whom now; [ ] = changed");
     print!("{}", after.render(Some(&before), colour));
-    println!("\n  {} of {} cells changed: the web tier still reaches the database, nobody else does.", after.changed(&before), pods.len() * pods.len());
+    println!(
+        "\n  {} of {} cells changed: the web tier still reaches the database, nobody else does.",
+        after.changed(&before),
+        pods.len() * pods.len()
+    );
     Ok(())
 }
 
 /// Measures until every cell is as the policy says; a policy is in force within a second, the wait is for slow machines.
 fn enforced(lab: &Lab, pods: &[Pod], expected: impl Fn(&Pod, &Pod) -> bool) -> Result<Matrix> {
     let mut seen = None;
-    let outcome = lab.wait_for("the policy to be in force everywhere", Duration::from_secs(10), || {
-        let matrix = Matrix::measure(lab, pods, PORT)?;
-        let wrong = pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to)));
-        let wrong: Vec<String> = wrong
-            .filter(|(from, to)| matrix.reaches(&from.name, &to.name) != Some(expected(from, to)))
-            .map(|(from, to)| format!("{} -> {}", from.name, to.name))
-            .collect();
-        seen = Some(matrix);
-        if wrong.is_empty() { Ok(true) } else { bail!("not as the policy says: {}", wrong.join(", ")) }
-    });
+    let outcome = lab.wait_for(
+        "the policy to be in force everywhere",
+        Duration::from_secs(10),
+        || {
+            let matrix = Matrix::measure(lab, pods, PORT)?;
+            let wrong = pods
+                .iter()
+                .flat_map(|from| pods.iter().map(move |to| (from, to)));
+            let wrong: Vec<String> = wrong
+                .filter(|(from, to)| {
+                    matrix.reaches(&from.name, &to.name) != Some(expected(from, to))
+                })
+                .map(|(from, to)| format!("{} -> {}", from.name, to.name))
+                .collect();
+            seen = Some(matrix);
+            if wrong.is_empty() {
+                Ok(true)
+            } else {
+                bail!("not as the policy says: {}", wrong.join(", "))
+            }
+        },
+    );
     match (outcome, seen) {
         (Ok(()), Some(matrix)) => Ok(matrix),
         (Err(error), Some(matrix)) => {

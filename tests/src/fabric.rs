@@ -63,26 +63,47 @@ pub struct NodePlan {
 impl Topology {
     /// Two racks of two nodes: rack A behind BIRD (AS 65001), rack B behind FRR (AS 65002).
     pub fn two_racks() -> Self {
-        Self { racks: vec![rack("a", 1, Some(Software::Bird), 2), rack("b", 2, Some(Software::Frr), 2)] }
+        Self {
+            racks: vec![
+                rack("a", 1, Some(Software::Bird), 2),
+                rack("b", 2, Some(Software::Frr), 2),
+            ],
+        }
     }
 
     /// One subnet of `nodes` nodes behind a router that speaks no BGP: for a full mesh.
     pub fn one_subnet(nodes: u8) -> Self {
-        Self { racks: vec![rack("n", 1, None, nodes)] }
+        Self {
+            racks: vec![rack("n", 1, None, nodes)],
+        }
     }
 
     /// All nodes with their racks.
     pub fn nodes(&self) -> impl Iterator<Item = (&Rack, &NodePlan)> {
-        self.racks.iter().flat_map(|rack| rack.nodes.iter().map(move |node| (rack, node)))
+        self.racks
+            .iter()
+            .flat_map(|rack| rack.nodes.iter().map(move |node| (rack, node)))
     }
 }
 
 fn rack(name: &str, number: u8, software: Option<Software>, nodes: u8) -> Rack {
-    let (subnet, subnet6) = (Ipv4Addr::new(10, number, 0, 0), Ipv6Addr::new(0xfd00 | u16::from(number), 0, 0, 0, 0, 0, 0, 0));
+    let (subnet, subnet6) = (
+        Ipv4Addr::new(10, number, 0, 0),
+        Ipv6Addr::new(0xfd00 | u16::from(number), 0, 0, 0, 0, 0, 0, 0),
+    );
     let plan = |index: u8| NodePlan {
         name: format!("{name}{index}"),
         address: Ipv4Addr::new(10, number, 0, 10 + index),
-        address6: Ipv6Addr::new(0xfd00 | u16::from(number), 0, 0, 0, 0, 0, 0, u16::from(0x10 + index)),
+        address6: Ipv6Addr::new(
+            0xfd00 | u16::from(number),
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            u16::from(0x10 + index),
+        ),
     };
     Rack {
         name: name.to_owned(),
@@ -139,20 +160,56 @@ impl Fabric {
             .chain(topology.racks.iter().map(Rack::router))
             .chain(topology.nodes().map(|(_, node)| node.name.clone()))
             .collect();
-        let mut machines = wait::together(&names, |name| Machine::boot(run, name, tools).map(Arc::new))?.into_iter();
+        let mut machines =
+            wait::together(&names, |name| Machine::boot(run, name, tools).map(Arc::new))?
+                .into_iter();
         let mut next = || machines.next().context("as many machines as names");
         let (control, outside) = (next()?, next()?);
-        let routers = topology.racks.iter().map(|_| next()).collect::<Result<Vec<_>>>()?;
-        let nodes = topology.nodes().map(|_| next()).collect::<Result<Vec<_>>>()?;
+        let routers = topology
+            .racks
+            .iter()
+            .map(|_| next())
+            .collect::<Result<Vec<_>>>()?;
+        let nodes = topology
+            .nodes()
+            .map(|_| next())
+            .collect::<Result<Vec<_>>>()?;
         for (rack, router) in topology.racks.iter().zip(&routers) {
             route_for(rack, router)?;
         }
-        let (first, last) = (routers.first().context("no rack")?, routers.last().context("no rack")?);
+        let (first, last) = (
+            routers.first().context("no rack")?,
+            routers.last().context("no rack")?,
+        );
         spine(&topology, &routers)?;
-        host(first, "control", &control, Ipv4Addr::new(10, 0, 1, 1), CONTROL)?;
-        host(last, "outside", &outside, Ipv4Addr::new(192, 0, 2, 1), OUTSIDE)?;
-        let tors = topology.racks.iter().zip(routers).map(|(rack, machine)| Tor::new(rack.clone(), machine)).collect();
-        let mut fabric = Self { topology, control, outside, tors, nodes, tools: tools.to_vec() };
+        host(
+            first,
+            "control",
+            &control,
+            Ipv4Addr::new(10, 0, 1, 1),
+            CONTROL,
+        )?;
+        host(
+            last,
+            "outside",
+            &outside,
+            Ipv4Addr::new(192, 0, 2, 1),
+            OUTSIDE,
+        )?;
+        let tors = topology
+            .racks
+            .iter()
+            .zip(routers)
+            .map(|(rack, machine)| Tor::new(rack.clone(), machine))
+            .collect();
+        let mut fabric = Self {
+            topology,
+            control,
+            outside,
+            tors,
+            nodes,
+            tools: tools.to_vec(),
+        };
         for index in 0..fabric.nodes.len() {
             fabric.plug_in(index)?;
         }
@@ -164,10 +221,15 @@ impl Fabric {
     fn plug_in(&self, index: usize) -> Result<()> {
         let (rack, plan) = self.topology.nodes().nth(index).context("no such node")?;
         let node = self.nodes.get(index).context("no such node")?;
-        let tor = self.tors.iter().find(|tor| tor.rack.name == rack.name).context("no such rack")?;
+        let tor = self
+            .tors
+            .iter()
+            .find(|tor| tor.rack.name == rack.name)
+            .context("no such rack")?;
         let port = format!("p-{}", plan.name);
         node.cable("eth0", &tor.machine, &port)?;
-        tor.machine.ip(&format!("link set {port} master rack up\n"))?;
+        tor.machine
+            .ip(&format!("link set {port} master rack up\n"))?;
         node.ip(&format!(
             "link set eth0 up\naddr add {}/{} dev eth0\naddr add {}/{} dev eth0 nodad\nroute add default via {}\nroute add default via {}\n",
             plan.address,
@@ -178,7 +240,11 @@ impl Fabric {
             rack.gateway6(),
         ))?;
         // As every installer of Kubernetes sets it.
-        node.sysctl(&["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.all.accept_ra=0"])
+        node.sysctl(&[
+            "net.ipv4.ip_forward=1",
+            "net.ipv6.conf.all.forwarding=1",
+            "net.ipv6.conf.all.accept_ra=0",
+        ])
     }
 
     /// Cuts a node's power and boots it again with its old disk; nothing is started on it.
@@ -196,7 +262,10 @@ impl Fabric {
     /// # Errors
     /// There is no such rack.
     pub fn tor(&self, rack: &str) -> Result<&Tor> {
-        self.tors.iter().find(|tor| tor.rack.name == rack).with_context(|| format!("no rack {rack}"))
+        self.tors
+            .iter()
+            .find(|tor| tor.rack.name == rack)
+            .with_context(|| format!("no rack {rack}"))
     }
 }
 
@@ -221,17 +290,29 @@ fn route_for(rack: &Rack, router: &Machine) -> Result<()> {
 
 /// The link between the routers of two racks: 10.0.0.0/31.
 fn spine(topology: &Topology, routers: &[Arc<Machine>]) -> Result<()> {
-    let ([left, right], [_, _]) = (routers, topology.racks.as_slice()) else { return Ok(()) };
+    let ([left, right], [_, _]) = (routers, topology.racks.as_slice()) else {
+        return Ok(());
+    };
     left.cable("spine", right, "spine")?;
     left.ip("link set spine up\naddr add 10.0.0.0/31 dev spine\naddr add fd00:10::/127 dev spine nodad\n")?;
     right.ip("link set spine up\naddr add 10.0.0.1/31 dev spine\naddr add fd00:10::1/127 dev spine nodad\n")
 }
 
 /// A host behind a router, in a /24 of its own.
-fn host(router: &Machine, port: &str, host: &Machine, gateway: Ipv4Addr, address: Ipv4Addr) -> Result<()> {
+fn host(
+    router: &Machine,
+    port: &str,
+    host: &Machine,
+    gateway: Ipv4Addr,
+    address: Ipv4Addr,
+) -> Result<()> {
     router.cable(port, host, "eth0")?;
-    router.ip(&format!("link set {port} up\naddr add {gateway}/24 dev {port}\n"))?;
-    host.ip(&format!("link set eth0 up\naddr add {address}/24 dev eth0\nroute add default via {gateway}\n"))
+    router.ip(&format!(
+        "link set {port} up\naddr add {gateway}/24 dev {port}\n"
+    ))?;
+    host.ip(&format!(
+        "link set eth0 up\naddr add {address}/24 dev eth0\nroute add default via {gateway}\n"
+    ))
 }
 
 #[cfg(test)]
@@ -241,9 +322,29 @@ mod tests {
     #[test]
     fn two_racks_have_the_addresses_of_the_plan() {
         let topology = Topology::two_racks();
-        let nodes: Vec<String> = topology.nodes().map(|(rack, node)| format!("{} {} {} {}", node.name, node.address, node.address6, rack.node_as)).collect();
-        assert_eq!(nodes, ["a1 10.1.0.11 fd01::11 64512", "a2 10.1.0.12 fd01::12 64512", "b1 10.2.0.11 fd02::11 64513", "b2 10.2.0.12 fd02::12 64513"]);
-        let racks: Vec<String> = topology.racks.iter().map(|rack| format!("{} {} {}", rack.router(), rack.gateway(), rack.router_as)).collect();
+        let nodes: Vec<String> = topology
+            .nodes()
+            .map(|(rack, node)| {
+                format!(
+                    "{} {} {} {}",
+                    node.name, node.address, node.address6, rack.node_as
+                )
+            })
+            .collect();
+        assert_eq!(
+            nodes,
+            [
+                "a1 10.1.0.11 fd01::11 64512",
+                "a2 10.1.0.12 fd01::12 64512",
+                "b1 10.2.0.11 fd02::11 64513",
+                "b2 10.2.0.12 fd02::12 64513"
+            ]
+        );
+        let racks: Vec<String> = topology
+            .racks
+            .iter()
+            .map(|rack| format!("{} {} {}", rack.router(), rack.gateway(), rack.router_as))
+            .collect();
         assert_eq!(racks, ["tor-a 10.1.0.1 65001", "tor-b 10.2.0.1 65002"]);
     }
 }

@@ -48,8 +48,16 @@ impl Counts {
     /// # Errors
     /// Something was lost.
     pub fn nothing_lost(&self) -> Result<()> {
-        let fine = |count: &Count| count.lost == 0 && count.error.is_none() && count.longest_gap <= Duration::from_millis(200);
-        if fine(&self.tcp) && fine(&self.udp) { Ok(()) } else { bail!("messages were lost: {self:?}") }
+        let fine = |count: &Count| {
+            count.lost == 0
+                && count.error.is_none()
+                && count.longest_gap <= Duration::from_millis(200)
+        };
+        if fine(&self.tcp) && fine(&self.udp) {
+            Ok(())
+        } else {
+            bail!("messages were lost: {self:?}")
+        }
     }
 }
 
@@ -62,9 +70,27 @@ impl Lab {
         let node = self.node(&from.node);
         let netns = format!("--net={}", node.pod_netns(&from.namespace, &from.name)?);
         let (to, seconds) = (to.to_string(), time.as_secs().max(1).to_string());
-        let mut run = node.machine.command(&["nsenter", &netns, "--", "/run/tools/probe", "flow", &to, "--tcp", "7", "--udp", "7", "--rate", "1000", "--seconds", &seconds]);
+        let mut run = node.machine.command(&[
+            "nsenter",
+            &netns,
+            "--",
+            "/run/tools/probe",
+            "flow",
+            &to,
+            "--tcp",
+            "7",
+            "--udp",
+            "7",
+            "--rate",
+            "1000",
+            "--seconds",
+            &seconds,
+        ]);
         let name = format!("{} -> {to}", from.name);
-        Ok(Flow { name, result: std::thread::spawn(move || command::output(&mut run, None)) })
+        Ok(Flow {
+            name,
+            result: std::thread::spawn(move || command::output(&mut run, None)),
+        })
     }
 }
 
@@ -74,7 +100,10 @@ impl Flow {
     /// # Errors
     /// The flow could not be run at all.
     pub fn finish(self) -> Result<Counts> {
-        let text = self.result.join().unwrap_or_else(|_panic| bail!("the thread of the flow panicked"))?;
+        let text = self
+            .result
+            .join()
+            .unwrap_or_else(|_panic| bail!("the thread of the flow panicked"))?;
         parse(&text).with_context(|| format!("flow {}: {text}", self.name))
     }
 }
@@ -83,15 +112,25 @@ fn parse(text: &str) -> Result<Counts> {
     let value: serde_json::Value = serde_json::from_str(text).context("read the counts")?;
     let count = |name: &str| {
         let part = value.get(name).with_context(|| format!("no {name}"))?;
-        let number = |key: &str| part.get(key).and_then(serde_json::Value::as_u64).with_context(|| format!("no {key}"));
+        let number = |key: &str| {
+            part.get(key)
+                .and_then(serde_json::Value::as_u64)
+                .with_context(|| format!("no {key}"))
+        };
         anyhow::Ok(Count {
             sent: number("sent")?,
             received: number("received")?,
             lost: number("lost")?,
             duplicated: number("duplicated")?,
             longest_gap: Duration::from_millis(number("longest_gap_ms")?),
-            error: part.get("error").and_then(serde_json::Value::as_str).map(str::to_owned),
+            error: part
+                .get("error")
+                .and_then(serde_json::Value::as_str)
+                .map(str::to_owned),
         })
     };
-    Ok(Counts { tcp: count("tcp")?, udp: count("udp")? })
+    Ok(Counts {
+        tcp: count("tcp")?,
+        udp: count("udp")?,
+    })
 }

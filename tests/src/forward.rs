@@ -23,8 +23,12 @@ pub fn open(pid: u32, target: SocketAddr) -> Result<u16> {
     // In a network namespace of its own, as test runners make it, a process finds its loopback down.
     command::run("ip", &["link", "set", "lo", "up"])?;
     let listener = TcpListener::bind("127.0.0.1:0").context("bind a loopback port")?;
-    let port = listener.local_addr().context("read the loopback port")?.port();
-    let namespace = File::open(format!("/proc/{pid}/ns/net")).context("open the network namespace")?;
+    let port = listener
+        .local_addr()
+        .context("read the loopback port")?
+        .port();
+    let namespace =
+        File::open(format!("/proc/{pid}/ns/net")).context("open the network namespace")?;
     let (entered, result) = mpsc::sync_channel(1);
     std::thread::Builder::new()
         .name("forward".into())
@@ -37,7 +41,10 @@ pub fn open(pid: u32, target: SocketAddr) -> Result<u16> {
             }
         })
         .context("start the forwarding thread")?;
-    result.recv().context("the forwarding thread ended")?.context("enter the network namespace")?;
+    result
+        .recv()
+        .context("the forwarding thread ended")?
+        .context("enter the network namespace")?;
     Ok(port)
 }
 
@@ -46,8 +53,12 @@ fn serve(listener: &TcpListener, target: SocketAddr) {
         // A thread starts in its parent's namespaces.
         std::thread::spawn(move || {
             // The client sees a refused server as a closed connection.
-            let Ok(server) = TcpStream::connect(target) else { return };
-            let (Ok(from_client), Ok(to_server)) = (client.try_clone(), server.try_clone()) else { return };
+            let Ok(server) = TcpStream::connect(target) else {
+                return;
+            };
+            let (Ok(from_client), Ok(to_server)) = (client.try_clone(), server.try_clone()) else {
+                return;
+            };
             std::thread::spawn(move || copy(from_client, to_server));
             copy(server, client);
         });

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use data_encoding::HEXLOWER;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -59,7 +60,11 @@ pub fn write(image: &Image<'_>, archive: &Path) -> Result<()> {
     });
     tar.add("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#);
     tar.add("index.json", 0o644, &blob(&index).0);
-    for (name, content) in [(&config_digest, &config), (&manifest_digest, &manifest), (&layer_digest, &layer)] {
+    for (name, content) in [
+        (&config_digest, &config),
+        (&manifest_digest, &manifest),
+        (&layer_digest, &layer),
+    ] {
         tar.add(&format!("blobs/sha256/{name}"), 0o644, content);
     }
     std::fs::write(archive, tar.finish()).with_context(|| format!("write {}", archive.display()))
@@ -70,7 +75,17 @@ pub fn write(image: &Image<'_>, archive: &Path) -> Result<()> {
 /// # Errors
 /// `ctr` fails.
 pub fn import(node: &Machine, archive: &str) -> Result<()> {
-    node.exec(&["ctr", "--namespace", "k8s.io", "images", "import", "--snapshotter", "overlayfs", archive]).map(drop)
+    node.exec(&[
+        "ctr",
+        "--namespace",
+        "k8s.io",
+        "images",
+        "import",
+        "--snapshotter",
+        "overlayfs",
+        archive,
+    ])
+    .map(drop)
 }
 
 /// The image of the test pods.
@@ -78,7 +93,11 @@ pub fn import(node: &Machine, archive: &str) -> Result<()> {
 /// # Errors
 /// `probe` has not been built.
 pub fn probe() -> Result<Image<'static>> {
-    Ok(Image { reference: PROBE, programs: vec![("probe", binaries::own("probe")?)], entry: vec!["/probe"] })
+    Ok(Image {
+        reference: PROBE,
+        programs: vec![("probe", binaries::own("probe")?)],
+        entry: vec!["/probe"],
+    })
 }
 
 /// The program without its debug sections: every node unpacks the image. Where `strip` is missing, as it is.
@@ -86,10 +105,15 @@ fn stripped(file: &Path) -> Result<Vec<u8>> {
     let Some(strip) = command::find("strip") else {
         return std::fs::read(file).with_context(|| format!("read {}", file.display()));
     };
-    let out = binaries::lab_directory()?.join(format!("strip-{}-{}", std::process::id(), file.file_name().unwrap_or_default().to_string_lossy()));
+    let out = binaries::lab_directory()?.join(format!(
+        "strip-{}-{}",
+        std::process::id(),
+        file.file_name().unwrap_or_default().to_string_lossy()
+    ));
     let mut run = std::process::Command::new(strip);
     run.args(["--strip-debug", "-o"]).arg(&out).arg(file);
-    let content = command::output(&mut run, None).and_then(|_| std::fs::read(&out).context("read the stripped program"));
+    let content = command::output(&mut run, None)
+        .and_then(|_| std::fs::read(&out).context("read the stripped program"));
     drop(std::fs::remove_file(&out));
     content
 }
@@ -101,7 +125,7 @@ fn blob(value: &serde_json::Value) -> (Vec<u8>, String) {
 }
 
 fn digest(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(content))
 }
 
 /// A tar archive in the ustar form (POSIX.1-1988): plain files only, all of them root's, all of one time.
@@ -129,7 +153,11 @@ impl Tar {
         field(156, "0");
         field(257, "ustar\x0000");
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        for (place, byte) in header.iter_mut().skip(148).zip(format!("{sum:06o}\0 ").bytes()) {
+        for (place, byte) in header
+            .iter_mut()
+            .skip(148)
+            .zip(format!("{sum:06o}\0 ").bytes())
+        {
             *place = byte;
         }
         self.bytes.extend_from_slice(&header);
@@ -159,7 +187,10 @@ mod tests {
         let listed = command::output(list.args(["-tvf"]).arg(&place), None);
         std::fs::remove_file(&place).unwrap();
         let listed = listed.unwrap();
-        let names: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        let names: Vec<&str> = listed
+            .lines()
+            .filter_map(|line| line.split_whitespace().last())
+            .collect();
         assert_eq!(names, ["bin/one", "two"]);
         assert!(listed.contains("513"), "{listed}");
     }

@@ -20,7 +20,10 @@ impl Kubectl {
     /// The command with these arguments, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--kubeconfig").arg(&self.config).args(arguments);
+        command
+            .arg("--kubeconfig")
+            .arg(&self.config)
+            .args(arguments);
         command
     }
 

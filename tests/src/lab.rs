@@ -34,7 +34,12 @@ pub struct Options {
 impl Options {
     /// Defaults for a topology.
     pub fn new(topology: Topology) -> Self {
-        Self { topology, proxy: ProxyMode::default(), kube_bin: None, bin_dir: None }
+        Self {
+            topology,
+            proxy: ProxyMode::default(),
+            kube_bin: None,
+            bin_dir: None,
+        }
     }
 }
 
@@ -79,12 +84,16 @@ impl Lab {
         let binaries = Binaries::ready(options.kube_bin.as_deref(), options.bin_dir.as_deref())?;
         let run = Run::open(&binaries::lab_directory()?)?;
         let logs = run.logs();
-        Self::bring_up(options, binaries, &run).with_context(|| format!("the lab did not come up; all logs: {}", logs.display())).inspect_err(|_| run.end())
+        Self::bring_up(options, binaries, &run)
+            .with_context(|| format!("the lab did not come up; all logs: {}", logs.display()))
+            .inspect_err(|_| run.end())
     }
 
     fn bring_up(options: Options, binaries: Binaries, run: &Arc<Run>) -> Result<Self> {
         let tools = binaries.tools();
-        let fabric = progress::step("machines, cables and routers", || Fabric::build(run, options.topology, &tools))?;
+        let fabric = progress::step("machines, cables and routers", || {
+            Fabric::build(run, options.topology, &tools)
+        })?;
         let nodes: Vec<Node> = fabric
             .topology
             .nodes()
@@ -95,17 +104,40 @@ impl Lab {
         image::write(&image::probe()?, &run.shared().join(PROBE_ARCHIVE))?;
         let control = Control::start(&fabric.control, &binaries, &names)?;
         let port = forward::open(fabric.control.pid(), SocketAddr::new(CONTROL.into(), PORT))?;
-        let kubectl = Kubectl { program: binaries.kubectl.clone(), config: run.directory().join("kubeconfig") };
-        let lab = Self { control: Mutex::new(control), nodes, fabric, kubectl, binaries, port, run: Arc::clone(run) };
+        let kubectl = Kubectl {
+            program: binaries.kubectl.clone(),
+            config: run.directory().join("kubeconfig"),
+        };
+        let lab = Self {
+            control: Mutex::new(control),
+            nodes,
+            fabric,
+            kubectl,
+            binaries,
+            port,
+            run: Arc::clone(run),
+        };
         std::thread::scope(|scope| {
-            let runtimes = scope.spawn(|| progress::step("containerd on every node", || lab.each_node(|node| node.start_containerd(&[PROBE_ARCHIVE]))));
+            let runtimes = scope.spawn(|| {
+                progress::step("containerd on every node", || {
+                    lab.each_node(|node| node.start_containerd(&[PROBE_ARCHIVE]))
+                })
+            });
             progress::step("etcd and the API server", || lab.control_ready())?;
-            runtimes.join().unwrap_or_else(|_panic| bail!("a thread of the lab panicked"))
+            runtimes
+                .join()
+                .unwrap_or_else(|_panic| bail!("a thread of the lab panicked"))
         })?;
-        progress::step(&format!("kubelet and kube-proxy on {}", names.join(", ")), || {
-            lab.each_node(|node| node.start_kubelet().and_then(|()| node.start_proxy(options.proxy)))?;
-            lab.wait_registered()
-        })?;
+        progress::step(
+            &format!("kubelet and kube-proxy on {}", names.join(", ")),
+            || {
+                lab.each_node(|node| {
+                    node.start_kubelet()
+                        .and_then(|()| node.start_proxy(options.proxy))
+                })?;
+                lab.wait_registered()
+            },
+        )?;
         Ok(lab)
     }
 
@@ -117,7 +149,7 @@ impl Lab {
     }
 
     fn wait_registered(&self) -> Result<()> {
-        wait::until("every node to register", Duration::from_secs(60), || {
+        wait::until("every node to register", Duration::from_mins(1), || {
             self.check()?;
             let listed = self.kubectl(&["get", "nodes", "-o", "name"])?;
             Ok((listed.lines().count() == self.nodes.len()).then_some(()))
@@ -151,7 +183,10 @@ impl Lab {
     /// # Panics
     /// There is no such node: the scenario names one that its topology lacks.
     pub fn node(&self, name: &str) -> &Node {
-        self.nodes.iter().find(|node| node.name() == name).unwrap_or_else(|| panic!("the topology has no node {name}"))
+        self.nodes
+            .iter()
+            .find(|node| node.name() == name)
+            .unwrap_or_else(|| panic!("the topology has no node {name}"))
     }
 
     /// The control plane, to stop and start parts of it.
@@ -180,7 +215,11 @@ impl Lab {
     /// # Errors
     /// A part does not come up.
     pub fn reboot(&self, name: &str) -> Result<()> {
-        let index = self.nodes.iter().position(|node| node.name() == name).with_context(|| format!("no node {name}"))?;
+        let index = self
+            .nodes
+            .iter()
+            .position(|node| node.name() == name)
+            .with_context(|| format!("no node {name}"))?;
         let node = self.node(name);
         node.forget_services();
         self.fabric.reboot(index)?;
@@ -209,8 +248,14 @@ impl Lab {
     /// # Errors
     /// The kubeconfig cannot be read.
     pub async fn kube(&self) -> Result<kube::Client> {
-        let config = kube::config::Kubeconfig::read_from(self.kubeconfig()).context("read the kubeconfig")?;
-        let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.context("use the kubeconfig")?;
+        let config = kube::config::Kubeconfig::read_from(self.kubeconfig())
+            .context("read the kubeconfig")?;
+        let config = kube::Config::from_custom_kubeconfig(
+            config,
+            &kube::config::KubeConfigOptions::default(),
+        )
+        .await
+        .context("use the kubeconfig")?;
         kube::Client::try_from(config).context("make the client")
     }
 
@@ -227,7 +272,10 @@ impl Lab {
     /// # Errors
     /// As [`Lab::kubectl`].
     pub fn apply_yaml(&self, text: &str) -> Result<String> {
-        self.kubectl.run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], text)
+        self.kubectl.run_with(
+            &["apply", "--server-side", "--force-conflicts", "-f", "-"],
+            text,
+        )
     }
 
     /// `kubectl delete` of a YAML text; what is not there is no error.
@@ -235,14 +283,20 @@ impl Lab {
     /// # Errors
     /// As [`Lab::kubectl`].
     pub fn delete_yaml(&self, text: &str) -> Result<String> {
-        self.kubectl.run_with(&["delete", "--ignore-not-found", "-f", "-"], text)
+        self.kubectl
+            .run_with(&["delete", "--ignore-not-found", "-f", "-"], text)
     }
 
     /// Waits until `look` returns true; an error counts as "not yet". The timeout's error names `what`.
     ///
     /// # Errors
     /// After `limit`.
-    pub fn wait_for(&self, what: &str, limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+    pub fn wait_for(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut look: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
         wait::until(what, limit, || {
             self.check()?;
             Ok(look()?.then_some(()))
@@ -257,8 +311,15 @@ impl Lab {
         const QUERY: &str = r#"-o=jsonpath={range .items[*]}{.metadata.name}{"\t"}{.status.conditions[?(@.type=="Ready")].status}{"\t"}{.status.conditions[?(@.type=="Ready")].message}{"\n"}{end}"#;
         self.wait_for("every node to be Ready", limit, || {
             let listed = self.kubectl(&["get", "nodes", QUERY])?;
-            let missing: Vec<&str> = listed.lines().filter(|line| line.split('\t').nth(1) != Some("True")).collect();
-            if missing.is_empty() { Ok(true) } else { bail!("{}", missing.join("; ")) }
+            let missing: Vec<&str> = listed
+                .lines()
+                .filter(|line| line.split('\t').nth(1) != Some("True"))
+                .collect();
+            if missing.is_empty() {
+                Ok(true)
+            } else {
+                bail!("{}", missing.join("; "))
+            }
         })
     }
 
@@ -269,14 +330,30 @@ impl Lab {
     pub fn wait_rollout(&self, namespace: &str, what: &str, limit: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", limit.as_secs());
         self.check()?;
-        self.kubectl(&["-n", namespace, "rollout", "status", what, &timeout]).map(drop).map_err(|error| {
-            // A component that has ended explains more than the rollout does.
-            let error = self.check().err().unwrap_or(error);
-            let pods = self.kubectl(&["-n", namespace, "get", "pods", "-o", "wide"]).unwrap_or_default();
-            let events = self.kubectl(&["-n", namespace, "get", "events", "--field-selector=type=Warning", "--sort-by=.lastTimestamp"]).unwrap_or_default();
-            let events: Vec<&str> = events.lines().rev().take(6).collect();
-            error.context(format!("{what} in {namespace} did not roll out\n{pods}\nlatest warnings:\n{}", events.join("\n")))
-        })
+        self.kubectl(&["-n", namespace, "rollout", "status", what, &timeout])
+            .map(drop)
+            .map_err(|error| {
+                // A component that has ended explains more than the rollout does.
+                let error = self.check().err().unwrap_or(error);
+                let pods = self
+                    .kubectl(&["-n", namespace, "get", "pods", "-o", "wide"])
+                    .unwrap_or_default();
+                let events = self
+                    .kubectl(&[
+                        "-n",
+                        namespace,
+                        "get",
+                        "events",
+                        "--field-selector=type=Warning",
+                        "--sort-by=.lastTimestamp",
+                    ])
+                    .unwrap_or_default();
+                let events: Vec<&str> = events.lines().rev().take(6).collect();
+                error.context(format!(
+                    "{what} in {namespace} did not roll out\n{pods}\nlatest warnings:\n{}",
+                    events.join("\n")
+                ))
+            })
     }
 
     /// The pods of a namespace that match a label selector, with node and address.
@@ -285,10 +362,24 @@ impl Lab {
     /// As [`Lab::kubectl`].
     pub fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>> {
         const QUERY: &str = r#"-o=jsonpath={range .items[*]}{.metadata.name}{"\t"}{.spec.nodeName}{"\t"}{.status.podIP}{"\t"}{.metadata.deletionTimestamp}{"\n"}{end}"#;
-        let listed = self.kubectl(&["-n", namespace, "get", "pods", "-l", selector, "--sort-by=.metadata.name", QUERY])?;
+        let listed = self.kubectl(&[
+            "-n",
+            namespace,
+            "get",
+            "pods",
+            "-l",
+            selector,
+            "--sort-by=.metadata.name",
+            QUERY,
+        ])?;
         let pod = |line: &str| {
             let mut fields = line.split('\t');
-            let pod = Pod { namespace: namespace.to_owned(), name: fields.next()?.to_owned(), node: fields.next()?.to_owned(), address: fields.next()?.to_owned() };
+            let pod = Pod {
+                namespace: namespace.to_owned(),
+                name: fields.next()?.to_owned(),
+                node: fields.next()?.to_owned(),
+                address: fields.next()?.to_owned(),
+            };
             // A pod that is going away answers no more.
             fields.next()?.is_empty().then_some(pod)
         };
@@ -300,7 +391,8 @@ impl Lab {
     /// # Errors
     /// There is no such pod, or it has no sandbox.
     pub fn pod_netns(&self, namespace: &str, pod: &str) -> Result<String> {
-        self.node(&self.node_of(namespace, pod)?).pod_netns(namespace, pod)
+        self.node(&self.node_of(namespace, pod)?)
+            .pod_netns(namespace, pod)
     }
 
     /// Runs a program in a pod's network namespace, with the node's files: `/run/tools/probe`, `ip`, `tcpdump`.
@@ -308,11 +400,19 @@ impl Lab {
     /// # Errors
     /// There is no such pod, or the program fails.
     pub fn exec_in_pod(&self, namespace: &str, pod: &str, words: &[&str]) -> Result<String> {
-        self.node(&self.node_of(namespace, pod)?).exec_in_pod(namespace, pod, words)
+        self.node(&self.node_of(namespace, pod)?)
+            .exec_in_pod(namespace, pod, words)
     }
 
     fn node_of(&self, namespace: &str, pod: &str) -> Result<String> {
-        self.kubectl(&["-n", namespace, "get", "pod", pod, "-o=jsonpath={.spec.nodeName}"])
+        self.kubectl(&[
+            "-n",
+            namespace,
+            "get",
+            "pod",
+            pod,
+            "-o=jsonpath={.spec.nodeName}",
+        ])
     }
 }
 
@@ -331,7 +431,9 @@ pub struct Pod {
 
 /// A Deployment of test pods: TCP and UDP echo on 7, HTTP on 80 and on `ports`; labels `app=NAME`.
 pub fn deployment(namespace: &str, name: &str, replicas: u32, ports: &[u16]) -> String {
-    let extra: String = ports.iter().map(|port| format!(", \"--http\", \"{port}\"")).collect();
+    let extra = ports.iter().fold(String::new(), |text, port| {
+        text + &format!(", \"--http\", \"{port}\"")
+    });
     format!(
         "apiVersion: apps/v1
 kind: Deployment

@@ -10,7 +10,10 @@
 //! Every box is a [`machine::Machine`]: a set of namespaces (network, mount, process, host name) whose first process ends with the
 //! lab, however the lab ends; with it the kernel ends everything inside. [`Lab`] is the front door. The crate knows
 //! Margay only from outside, as a user does: by its manifest and its image.
-#![expect(clippy::disallowed_methods, reason = "the lab acts: it is an `io` room as a whole")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the lab acts: it is an `io` room as a whole"
+)]
 
 pub mod binaries;
 pub mod capture;

@@ -41,7 +41,11 @@ impl Machine {
     /// Namespaces or mounts are refused: the machine's own words are in the error.
     pub fn boot(run: &Arc<Run>, name: &str, tools: &[PathBuf]) -> Result<Self> {
         let first = start(run, name, tools).with_context(|| format!("boot {name}"))?;
-        let machine = Self { name: name.to_owned(), run: Arc::clone(run), first: Mutex::new(first) };
+        let machine = Self {
+            name: name.to_owned(),
+            run: Arc::clone(run),
+            first: Mutex::new(first),
+        };
         machine.exec(&["ip", "link", "set", "lo", "up"])?;
         Ok(machine)
     }
@@ -53,7 +57,8 @@ impl Machine {
     pub fn reboot(&self, tools: &[PathBuf]) -> Result<()> {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.end();
-        *first = start(&self.run, &self.name, tools).with_context(|| format!("boot {} again", self.name))?;
+        *first = start(&self.run, &self.name, tools)
+            .with_context(|| format!("boot {} again", self.name))?;
         drop(first);
         self.exec(&["ip", "link", "set", "lo", "up"]).map(drop)
     }
@@ -65,7 +70,10 @@ impl Machine {
 
     /// The first process, numbered as outside: `/proc/PID/ns/net` is the machine's network namespace.
     pub fn pid(&self) -> u32 {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).pid
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pid
     }
 
     /// The machine's disk: holds its `var/lib`, `var/log`, `opt` and `etc` (only what differs from the real `/etc`).
@@ -82,9 +90,20 @@ impl Machine {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.pid().to_string(), "--net", "--mount", "--uts", "--pid", "--"])
+            .args([
+                "--target",
+                &self.pid().to_string(),
+                "--net",
+                "--mount",
+                "--uts",
+                "--pid",
+                "--",
+            ])
             .args(words)
-            .env("PATH", "/run/tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+            .env(
+                "PATH",
+                "/run/tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            );
         command
     }
 
@@ -101,7 +120,8 @@ impl Machine {
     /// # Errors
     /// As [`Machine::exec`].
     pub fn exec_with(&self, words: &[&str], input: &str) -> Result<String> {
-        command::output(&mut self.command(words), Some(input)).with_context(|| format!("on {}", self.name))
+        command::output(&mut self.command(words), Some(input))
+            .with_context(|| format!("on {}", self.name))
     }
 
     /// Runs a line of shell in the machine.
@@ -125,7 +145,8 @@ impl Machine {
     /// # Errors
     /// As [`Machine::exec`].
     pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
-        self.exec(&[&["sysctl", "-qw"], settings].concat()).map(drop)
+        self.exec(&[&["sysctl", "-qw"], settings].concat())
+            .map(drop)
     }
 
     /// Joins this machine and another by a cable: a veth pair.
@@ -136,9 +157,15 @@ impl Machine {
         let pid = other.pid().to_string();
         // Outside the process namespace: `netns PID` means the number as seen here.
         let own = self.pid().to_string();
-        command::run("nsenter", &["--target", &own, "--net", "--", "ip", "link", "add", port, "type", "veth", "peer", "name", other_port, "netns", &pid])
-            .with_context(|| format!("cable {}:{port} to {}:{other_port}", self.name, other.name))
-            .map(drop)
+        command::run(
+            "nsenter",
+            &[
+                "--target", &own, "--net", "--", "ip", "link", "add", port, "type", "veth", "peer",
+                "name", other_port, "netns", &pid,
+            ],
+        )
+        .with_context(|| format!("cable {}:{port} to {}:{other_port}", self.name, other.name))
+        .map(drop)
     }
 
     /// Starts a long-lived program in the machine; its output goes to `logs/MACHINE-SERVICE.log`.
@@ -147,7 +174,11 @@ impl Machine {
     /// The log cannot be opened, or `nsenter` cannot be started.
     pub fn spawn(&self, service: &str, words: &[&str]) -> Result<Service> {
         let log = self.run.logs().join(format!("{}-{service}.log", self.name));
-        let file = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("open {}", log.display()))?;
         let child = self
             .command(words)
             .stdin(Stdio::null())
@@ -157,13 +188,20 @@ impl Machine {
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {service} on {}", self.name))?;
-        Ok(Service { name: format!("{service} on {}", self.name), log, child })
+        Ok(Service {
+            name: format!("{service} on {}", self.name),
+            log,
+            child,
+        })
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.first.get_mut().unwrap_or_else(PoisonError::into_inner).end();
+        self.first
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .end();
     }
 }
 
@@ -180,10 +218,25 @@ impl First {
 fn start(run: &Run, name: &str, tools: &[PathBuf]) -> Result<First> {
     let disk = run.directory().join("state").join(name);
     std::fs::create_dir_all(&disk).with_context(|| format!("make {}", disk.display()))?;
-    let log = File::options().create(true).append(true).open(run.logs().join(format!("{name}-init.log"))).context("open the log")?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(run.logs().join(format!("{name}-init.log")))
+        .context("open the log")?;
     let mut command = Command::new("unshare");
     command
-        .args(["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL", "--propagation", "private", "--"])
+        .args([
+            "--net",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--propagation",
+            "private",
+            "--",
+        ])
         .arg(binaries::own("probe")?)
         .args(["init", "--hostname", name, "--state"])
         .arg(&disk)
@@ -199,11 +252,18 @@ fn start(run: &Run, name: &str, tools: &[PathBuf]) -> Result<First> {
     let mut outer = command.spawn().context("start unshare")?;
     let mut line = String::new();
     if let Some(stdout) = outer.stdout.as_mut() {
-        BufReader::new(stdout).read_line(&mut line).context("read from the first process")?;
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context("read from the first process")?;
     }
-    let Some(pid) = line.trim().strip_prefix("ready ").and_then(|pid| pid.parse().ok()) else {
+    let Some(pid) = line
+        .trim()
+        .strip_prefix("ready ")
+        .and_then(|pid| pid.parse().ok())
+    else {
         drop(outer.wait());
-        let said = std::fs::read_to_string(run.logs().join(format!("{name}-init.log"))).unwrap_or_default();
+        let said = std::fs::read_to_string(run.logs().join(format!("{name}-init.log")))
+            .unwrap_or_default();
         bail!("the first process ended: {}", said.trim());
     };
     run.enrol(pid)?;
@@ -243,7 +303,9 @@ impl Service {
     /// Sends SIGTERM and waits; after ten seconds SIGKILL.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
-        let ended = wait::until("the program to stop", Duration::from_secs(10), || Ok((!self.alive()).then_some(())));
+        let ended = wait::until("the program to stop", Duration::from_secs(10), || {
+            Ok((!self.alive()).then_some(()))
+        });
         if ended.is_err() {
             self.kill();
         }
@@ -277,7 +339,9 @@ impl Service {
     pub fn tail(&self, lines: usize) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
-        let last = all.get(all.len().saturating_sub(lines)..).unwrap_or_default();
+        let last = all
+            .get(all.len().saturating_sub(lines)..)
+            .unwrap_or_default();
         format!("{}:\n    {}", self.log.display(), last.join("\n    "))
     }
 }
@@ -292,15 +356,26 @@ impl Drop for Service {
 
 /// The children of a process.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
-    processes().filter(|pid| parent_of(*pid) == Some(parent)).collect()
+    processes()
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .collect()
 }
 
 /// All processes, as numbered outside.
 pub(crate) fn processes() -> impl Iterator<Item = u32> {
-    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    text.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
 }

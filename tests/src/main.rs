@@ -1,5 +1,13 @@
 //! `lab`: the demo, an empty cluster to develop in, and the housekeeping of both.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the lab acts: it is an `io` room as a whole"
+)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people at a terminal"
+)]
 
 mod demo;
 
@@ -72,8 +80,18 @@ static SHOWN: AtomicBool = AtomicBool::new(false);
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
-        Command::Demo { programs, exit, keep } => end_on_signals().and_then(|()| demo::run(options(Topology::two_racks(), programs), exit, keep)),
-        Command::Up { programs, one_subnet, iptables, margay } => {
+        Command::Demo {
+            programs,
+            exit,
+            keep,
+        } => end_on_signals()
+            .and_then(|()| demo::run(options(Topology::two_racks(), programs), exit, keep)),
+        Command::Up {
+            programs,
+            one_subnet,
+            iptables,
+            margay,
+        } => {
             let topology = one_subnet.map_or_else(Topology::two_racks, Topology::one_subnet);
             let mut options = options(topology, programs);
             if iptables {
@@ -95,14 +113,18 @@ fn main() -> ExitCode {
 }
 
 fn options(topology: Topology, programs: Programs) -> Options {
-    Options { bin_dir: programs.bin_dir, kube_bin: programs.kube_bin, ..Options::new(topology) }
+    Options {
+        bin_dir: programs.bin_dir,
+        kube_bin: programs.kube_bin,
+        ..Options::new(topology)
+    }
 }
 
 fn up(options: Options, margay: bool) -> Result<()> {
     let lab = Lab::start(options)?;
     if margay {
         lab.install_margay()?;
-        lab.wait_bgp(std::time::Duration::from_secs(60))?;
+        lab.wait_bgp(std::time::Duration::from_mins(1))?;
     }
     stay(&lab)
 }
@@ -113,10 +135,19 @@ fn stay(lab: &Lab) -> Result<()> {
     println!("  export KUBECONFIG={}", lab.kubeconfig().display());
     println!("  {} get pods -A -o wide", lab.binaries().kubectl.display());
     for node in lab.nodes() {
-        println!("  nsenter -t {} -n -m -u -p bash      # node {}, {}", node.machine.pid(), node.name(), node.address());
+        println!(
+            "  nsenter -t {} -n -m -u -p bash      # node {}, {}",
+            node.machine.pid(),
+            node.name(),
+            node.address()
+        );
     }
     for tor in &lab.fabric.tors {
-        println!("  nsenter -t {} -n -m -u -p bash      # {}", tor.machine.pid(), tor.title());
+        println!(
+            "  nsenter -t {} -n -m -u -p bash      # {}",
+            tor.machine.pid(),
+            tor.title()
+        );
     }
     println!("  logs: {}", lab.run().logs().display());
     SHOWN.store(true, Ordering::Relaxed);
@@ -139,11 +170,18 @@ fn clean() -> Result<()> {
 /// On SIGINT, SIGTERM or SIGHUP takes the lab down and ends this program, whatever it is just doing.
 fn end_on_signals() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the signal runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the signal runtime")?;
     // Registered before the thread starts, so that no signal finds the default action.
     let (mut interrupt, mut terminate, mut hangup) = {
         let _guard = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        )
     };
     std::thread::spawn(move || {
         runtime.block_on(async {
@@ -156,8 +194,15 @@ fn end_on_signals() -> Result<()> {
         let start = std::time::Instant::now();
         eprintln!("\n  taking everything down ...");
         run::end_live();
-        eprintln!("  gone, nothing left behind ({:.1} s)", start.elapsed().as_secs_f64());
-        std::process::exit(if SHOWN.load(Ordering::Relaxed) { 0 } else { 130 });
+        eprintln!(
+            "  gone, nothing left behind ({:.1} s)",
+            start.elapsed().as_secs_f64()
+        );
+        std::process::exit(if SHOWN.load(Ordering::Relaxed) {
+            0
+        } else {
+            130
+        });
     });
     Ok(())
 }

@@ -52,8 +52,12 @@ impl Lab {
     /// As [`Lab::install_margay`].
     pub fn install_margay_with(&self, encapsulation: Encapsulation) -> Result<()> {
         progress::step("Margay's image on every node", || self.load_margay())?;
-        progress::step("kubectl apply -f manifests/margay.yaml", || self.apply_margay(encapsulation))?;
-        progress::step("Margay ready, nodes Ready", || self.wait_margay(Duration::from_secs(90)))
+        progress::step("kubectl apply -f manifests/margay.yaml", || {
+            self.apply_margay(encapsulation)
+        })?;
+        progress::step("Margay ready, nodes Ready", || {
+            self.wait_margay(Duration::from_secs(90))
+        })
     }
 
     /// Builds the image from the binaries under test and loads it into every node.
@@ -62,30 +66,62 @@ impl Lab {
     /// A binary is not built, or an image cannot be loaded.
     pub fn load_margay(&self) -> Result<()> {
         let own = &self.binaries().own;
-        let programs = vec![("routed", own.join("routed")), ("margay", own.join("margay"))];
+        let programs = vec![
+            ("routed", own.join("routed")),
+            ("margay", own.join("margay")),
+        ];
         for (name, file) in &programs {
             if !file.is_file() {
-                bail!("{} is missing: cargo build -p routed -p cni-plugin ({name} goes into the image)", file.display());
+                bail!(
+                    "{} is missing: cargo build -p routed -p cni-plugin ({name} goes into the image)",
+                    file.display()
+                );
             }
         }
-        let margay = image::Image { reference: image::MARGAY, programs, entry: vec!["/routed"] };
+        let margay = image::Image {
+            reference: image::MARGAY,
+            programs,
+            entry: vec!["/routed"],
+        };
         image::write(&margay, &self.run().shared().join(ARCHIVE))?;
         self.each_node(|node| image::import(&node.machine, &format!("/run/lab/shared/{ARCHIVE}")))
     }
 
     fn apply_margay(&self, encapsulation: Encapsulation) -> Result<()> {
         let place = binaries::workspace().join("manifests/margay.yaml");
-        let manifest = std::fs::read_to_string(&place).with_context(|| format!("read {}", place.display()))?;
+        let manifest =
+            std::fs::read_to_string(&place).with_context(|| format!("read {}", place.display()))?;
         let manifest = with_image(&manifest);
         // The definitions first, then this datacentre's objects, then the rest: so the controller finds our pool and
         // creates none of its own.
-        let is_definition = |document: &&str| document.lines().any(|line| line == "kind: CustomResourceDefinition");
+        let is_definition = |document: &&str| {
+            document
+                .lines()
+                .any(|line| line == "kind: CustomResourceDefinition")
+        };
         let definitions: Vec<&str> = manifest.split("\n---\n").filter(is_definition).collect();
         self.apply_yaml(&definitions.join("\n---\n"))?;
-        self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "crd",
+            "--all",
+            "--timeout=30s",
+        ])?;
         self.apply_yaml(&objects(&self.fabric.topology, encapsulation))?;
-        for (rack, node) in self.fabric.topology.nodes().filter(|(rack, _)| rack.software.is_some()) {
-            self.kubectl(&["annotate", "node", &node.name, &format!("projectcalico.org/ASNumber={}", rack.node_as), "--overwrite"])?;
+        for (rack, node) in self
+            .fabric
+            .topology
+            .nodes()
+            .filter(|(rack, _)| rack.software.is_some())
+        {
+            self.kubectl(&[
+                "annotate",
+                "node",
+                &node.name,
+                &format!("projectcalico.org/ASNumber={}", rack.node_as),
+                "--overwrite",
+            ])?;
         }
         self.apply_yaml(&manifest).map(drop)
     }
@@ -103,9 +139,30 @@ impl Lab {
     /// The last lines of every `routed`, for a failure's report.
     pub fn margay_logs(&self, lines: usize) -> String {
         let tail = format!("--tail={lines}");
-        let logs = self.kubectl(&["-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=margay", "--prefix", &tail]);
-        let previous = self.kubectl(&["-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=margay", "--prefix", "--previous", &tail]);
-        format!("routed says:\n{}{}", logs.unwrap_or_else(|error| format!("{error:#}\n")), previous.unwrap_or_default())
+        let logs = self.kubectl(&[
+            "-n",
+            NAMESPACE,
+            "logs",
+            "-l",
+            "app.kubernetes.io/name=margay",
+            "--prefix",
+            &tail,
+        ]);
+        let previous = self.kubectl(&[
+            "-n",
+            NAMESPACE,
+            "logs",
+            "-l",
+            "app.kubernetes.io/name=margay",
+            "--prefix",
+            "--previous",
+            &tail,
+        ]);
+        format!(
+            "routed says:\n{}{}",
+            logs.unwrap_or_else(|error| format!("{error:#}\n")),
+            previous.unwrap_or_default()
+        )
     }
 
     /// Waits until every router has its sessions with all nodes of its rack.
@@ -114,7 +171,11 @@ impl Lab {
     /// After `limit`, with the sessions as they are.
     pub fn wait_bgp(&self, limit: Duration) -> Result<()> {
         wait::together(&self.fabric.tors, |tor| {
-            let count = if tor.rack.software.is_some() { tor.rack.nodes.len() } else { 0 };
+            let count = if tor.rack.software.is_some() {
+                tor.rack.nodes.len()
+            } else {
+                0
+            };
             tor.wait_established(count, limit)
         })
         .map(drop)

@@ -26,13 +26,27 @@ impl Matrix {
         let row = |from: &Pod| {
             let mut line = String::new();
             for to in pods {
-                let _ = write!(line, "(/run/tools/probe dial http {}:{port} 700 >/dev/null 2>&1 && echo {1} || echo -{1}) & ", to.address, to.name);
+                let _ = write!(
+                    line,
+                    "(/run/tools/probe dial http {}:{port} 700 >/dev/null 2>&1 && echo {1} || echo -{1}) & ",
+                    to.address, to.name
+                );
             }
             line.push_str("wait");
-            let answered = lab.node(&from.node).exec_in_pod(&from.namespace, &from.name, &["sh", "-c", &line])?;
-            Ok(pods.iter().map(|to| answered.lines().any(|name| name == to.name)).collect())
+            let answered = lab.node(&from.node).exec_in_pod(
+                &from.namespace,
+                &from.name,
+                &["sh", "-c", &line],
+            )?;
+            Ok(pods
+                .iter()
+                .map(|to| answered.lines().any(|name| name == to.name))
+                .collect())
         };
-        Ok(Self { pods: pods.to_vec(), cells: wait::together(pods, row)? })
+        Ok(Self {
+            pods: pods.to_vec(),
+            cells: wait::together(pods, row)?,
+        })
     }
 
     /// Whether `from` reaches `to`, by name.
@@ -43,7 +57,11 @@ impl Matrix {
 
     /// How many cells differ from an earlier matrix of the same pods.
     pub fn changed(&self, before: &Self) -> usize {
-        let pairs = self.cells.iter().flatten().zip(before.cells.iter().flatten());
+        let pairs = self
+            .cells
+            .iter()
+            .flatten()
+            .zip(before.cells.iter().flatten());
         pairs.filter(|(now, then)| now != then).count()
     }
 
@@ -51,8 +69,18 @@ impl Matrix {
     /// brackets.
     pub fn render(&self, before: Option<&Self>, colour: bool) -> String {
         let title = |pod: &Pod| format!("{}@{}", short(&pod.name), pod.node);
-        let first = self.pods.iter().map(|pod| title(pod).len()).max().unwrap_or(0).max(9);
-        let widths: Vec<usize> = self.pods.iter().map(|pod| title(pod).len().max(5)).collect();
+        let first = self
+            .pods
+            .iter()
+            .map(|pod| title(pod).len())
+            .max()
+            .unwrap_or(0)
+            .max(9);
+        let widths: Vec<usize> = self
+            .pods
+            .iter()
+            .map(|pod| title(pod).len().max(5))
+            .collect();
         let mut text = format!("  {:<first$}", "from \\ to");
         for (pod, width) in self.pods.iter().zip(&widths) {
             let _ = write!(text, "  {:^width$}", title(pod));
@@ -63,7 +91,11 @@ impl Matrix {
             for (column, (answered, width)) in cells.iter().zip(&widths).enumerate() {
                 let then = before.and_then(|matrix| matrix.cells.get(row)?.get(column).copied());
                 let word = if *answered { "yes" } else { "no" };
-                let word = if then.is_some_and(|then| then != *answered) { format!("[{word}]") } else { word.to_owned() };
+                let word = if then.is_some_and(|then| then != *answered) {
+                    format!("[{word}]")
+                } else {
+                    word.to_owned()
+                };
                 let cell = format!("{word:^width$}");
                 let _ = match (colour, *answered) {
                     (true, true) => write!(text, "  \x1b[32m{cell}\x1b[0m"),
@@ -91,16 +123,30 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, node: &str) -> Pod {
-        Pod { namespace: "demo".into(), name: name.into(), node: node.into(), address: String::new() }
+        Pod {
+            namespace: "demo".into(),
+            name: name.into(),
+            node: node.into(),
+            address: String::new(),
+        }
     }
 
     #[test]
     fn changed_cells_stand_in_brackets() {
         let pods = vec![pod("web-7c9f8-x2x4v", "a1"), pod("db-55d4c-abcde", "b2")];
-        let before = Matrix { pods: pods.clone(), cells: vec![vec![true, true], vec![true, true]] };
-        let after = Matrix { pods, cells: vec![vec![true, true], vec![false, true]] };
+        let before = Matrix {
+            pods: pods.clone(),
+            cells: vec![vec![true, true], vec![true, true]],
+        };
+        let after = Matrix {
+            pods,
+            cells: vec![vec![true, true], vec![false, true]],
+        };
         assert_eq!(after.changed(&before), 1);
-        assert_eq!(after.reaches("db-55d4c-abcde", "web-7c9f8-x2x4v"), Some(false));
+        assert_eq!(
+            after.reaches("db-55d4c-abcde", "web-7c9f8-x2x4v"),
+            Some(false)
+        );
         let expected = "  from \\ to     web-x2x4v@a1  db-abcde@b2\n  web-x2x4v@a1      yes           yes    \n  db-abcde@b2       [no]          yes    \n";
         assert_eq!(after.render(Some(&before), false), expected);
     }

@@ -81,8 +81,12 @@ impl Node {
     /// containerd does not start, or an image cannot be loaded.
     pub fn start_containerd(&self, archives: &[&str]) -> Result<()> {
         self.write("/etc/margay-lab-containerd.toml", &containerd_config())?;
-        self.machine.shell("mkdir -p /etc/cni/net.d /opt/cni/bin /run/netns /run/containerd")?;
-        let mut containerd = self.machine.spawn("containerd", &["containerd", "--config", "/etc/margay-lab-containerd.toml"])?;
+        self.machine
+            .shell("mkdir -p /etc/cni/net.d /opt/cni/bin /run/netns /run/containerd")?;
+        let mut containerd = self.machine.spawn(
+            "containerd",
+            &["containerd", "--config", "/etc/margay-lab-containerd.toml"],
+        )?;
         wait::until("containerd to answer", Duration::from_secs(30), || {
             containerd.check()?;
             self.exec(&["ctr", "version"]).map(Some)
@@ -121,11 +125,21 @@ impl Node {
         let running = self.services().proxy.take();
         if let Some(mut old) = running {
             old.stop();
-            let cleanup = [self.binaries.component("kube-proxy"), vec!["--cleanup".to_owned()]].concat();
+            let cleanup = [
+                self.binaries.component("kube-proxy"),
+                vec!["--cleanup".to_owned()],
+            ]
+            .concat();
             self.exec(&cleanup.iter().map(String::as_str).collect::<Vec<_>>())?;
         }
-        self.write("/etc/margay-lab-proxy.yaml", &proxy_config(self.name(), mode))?;
-        let proxy = self.component("kube-proxy", &["--config=/etc/margay-lab-proxy.yaml".to_owned()])?;
+        self.write(
+            "/etc/margay-lab-proxy.yaml",
+            &proxy_config(self.name(), mode),
+        )?;
+        let proxy = self.component(
+            "kube-proxy",
+            &["--config=/etc/margay-lab-proxy.yaml".to_owned()],
+        )?;
         self.services().proxy = Some(proxy);
         Ok(())
     }
@@ -149,23 +163,40 @@ impl Node {
     /// One has ended.
     pub fn check(&self) -> Result<()> {
         let mut services = self.services();
-        let Services { containerd, kubelet, proxy } = &mut *services;
-        containerd.iter_mut().chain(kubelet).chain(proxy).try_for_each(Service::check)
+        let Services {
+            containerd,
+            kubelet,
+            proxy,
+        } = &mut *services;
+        containerd
+            .iter_mut()
+            .chain(kubelet)
+            .chain(proxy)
+            .try_for_each(Service::check)
     }
 
     /// The kubelet's log and its last lines.
     pub fn kubelet_tail(&self, lines: usize) -> String {
-        self.services().kubelet.as_ref().map(|kubelet| kubelet.tail(lines)).unwrap_or_default()
+        self.services()
+            .kubelet
+            .as_ref()
+            .map(|kubelet| kubelet.tail(lines))
+            .unwrap_or_default()
     }
 
     /// The processes on this node whose first argument ends with `program`, numbered as outside.
     pub fn processes(&self, program: &str) -> Vec<u32> {
         let inside = namespace(self.machine.pid(), "pid");
         machine::processes()
-            .filter(|pid| namespace(*pid, "pid") == inside || parent_namespace_is(*pid, inside.as_deref()))
             .filter(|pid| {
-                let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                line.split('\0').next().is_some_and(|first| first.rsplit('/').next() == Some(program))
+                namespace(*pid, "pid") == inside || parent_namespace_is(*pid, inside.as_deref())
+            })
+            .filter(|pid| {
+                let line =
+                    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.split('\0')
+                    .next()
+                    .is_some_and(|first| first.rsplit('/').next() == Some(program))
             })
             .collect()
     }
@@ -175,7 +206,10 @@ impl Node {
         let found = self.processes("routed");
         for pid in &found {
             if let Ok(pid) = i32::try_from(*pid) {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
         }
         found.len()
@@ -189,21 +223,32 @@ impl Node {
         let sandboxes = self.exec(&["ctr", "--namespace", "k8s.io", "containers", "list", "--quiet", &format!("labels.\"io.kubernetes.pod.namespace\"=={namespace},labels.\"io.kubernetes.pod.name\"=={pod},labels.\"io.cri-containerd.kind\"==sandbox")])?;
         // A pod whose sandbox was made anew has two for a while; the dead one has no namespace any more.
         for id in sandboxes.lines() {
-            let described = self.exec(&["ctr", "--namespace", "k8s.io", "containers", "info", id])?;
-            let info: serde_json::Value = serde_json::from_str(&described).context("read a container's description")?;
-            let places = info.pointer("/Spec/linux/namespaces").and_then(serde_json::Value::as_array);
+            let described =
+                self.exec(&["ctr", "--namespace", "k8s.io", "containers", "info", id])?;
+            let info: serde_json::Value =
+                serde_json::from_str(&described).context("read a container's description")?;
+            let places = info
+                .pointer("/Spec/linux/namespaces")
+                .and_then(serde_json::Value::as_array);
             let path = places
                 .into_iter()
                 .flatten()
-                .filter(|entry| entry.get("type").and_then(serde_json::Value::as_str) == Some("network"))
+                .filter(|entry| {
+                    entry.get("type").and_then(serde_json::Value::as_str) == Some("network")
+                })
                 .find_map(|entry| entry.get("path")?.as_str());
             if let Some(path) = path
-                && self.exec(&["nsenter", &format!("--net={path}"), "--", "true"]).is_ok()
+                && self
+                    .exec(&["nsenter", &format!("--net={path}"), "--", "true"])
+                    .is_ok()
             {
                 return Ok(path.to_owned());
             }
         }
-        anyhow::bail!("no sandbox of pod {namespace}/{pod} with a network namespace of its own on {}", self.name())
+        anyhow::bail!(
+            "no sandbox of pod {namespace}/{pod} with a network namespace of its own on {}",
+            self.name()
+        )
     }
 
     /// Runs a program of the node in a pod's network namespace; `/run/tools/probe` is at hand.
@@ -220,7 +265,9 @@ impl Node {
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, place: &str, content: &str) -> Result<()> {
-        self.machine.exec_with(&["sh", "-c", &format!("cat > {place}")], content).map(drop)
+        self.machine
+            .exec_with(&["sh", "-c", &format!("cat > {place}")], content)
+            .map(drop)
     }
 
     /// The node's address.
@@ -240,14 +287,23 @@ impl Node {
 }
 
 fn namespace(pid: u32, kind: &str) -> Option<String> {
-    std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok().map(|link| link.display().to_string())
+    std::fs::read_link(format!("/proc/{pid}/ns/{kind}"))
+        .ok()
+        .map(|link| link.display().to_string())
 }
 
 /// Whether the process is the first of a container: its own process namespace, a parent in the node's.
 fn parent_namespace_is(pid: u32, inside: Option<&str>) -> bool {
     let parent = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|text| text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok());
+        .and_then(|text| {
+            text.rsplit_once(')')?
+                .1
+                .split_whitespace()
+                .nth(1)?
+                .parse()
+                .ok()
+        });
     parent.is_some_and(|parent| inside.is_some() && namespace(parent, "pid").as_deref() == inside)
 }
 

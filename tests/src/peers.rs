@@ -23,7 +23,7 @@ use crate::wait;
 pub enum Software {
     /// BIRD 2.
     Bird,
-    /// FRRouting: zebra and bgpd.
+    /// FRR: `zebra` and `bgpd`.
     Frr,
 }
 
@@ -70,7 +70,11 @@ pub struct Session {
 
 impl Tor {
     pub(crate) fn new(rack: Rack, machine: Arc<Machine>) -> Self {
-        Self { rack, machine, daemons: Vec::new() }
+        Self {
+            rack,
+            machine,
+            daemons: Vec::new(),
+        }
     }
 
     /// The router's name, software and autonomous system, for people.
@@ -80,7 +84,11 @@ impl Tor {
             Some(Software::Frr) => "FRR",
             None => "no BGP",
         };
-        format!("{} ({software}, AS {})", self.rack.router(), self.rack.router_as)
+        format!(
+            "{} ({software}, AS {})",
+            self.rack.router(),
+            self.rack.router_as
+        )
     }
 
     /// Its BGP sessions with nodes and the other router.
@@ -100,7 +108,8 @@ impl Tor {
     /// # Errors
     /// `ip` fails.
     pub fn pod_routes(&self) -> Result<String> {
-        self.machine.exec(&["ip", "route", "show", "root", crate::fabric::POD_POOL])
+        self.machine
+            .exec(&["ip", "route", "show", "root", crate::fabric::POD_POOL])
     }
 
     /// What the daemon itself shows of a prefix: path, communities, stale marks.
@@ -109,8 +118,21 @@ impl Tor {
     /// The daemon does not answer.
     pub fn explain(&self, prefix: &str) -> Result<String> {
         match self.rack.software {
-            Some(Software::Bird) => self.machine.exec(&["birdc", "-r", "-s", "/run/bird/bird.ctl", "show", "route", "all", "for", prefix]),
-            Some(Software::Frr) => self.machine.exec(&["vtysh", "-c", &format!("show bgp ipv4 unicast {prefix}")]),
+            Some(Software::Bird) => self.machine.exec(&[
+                "birdc",
+                "-r",
+                "-s",
+                "/run/bird/bird.ctl",
+                "show",
+                "route",
+                "all",
+                "for",
+                prefix,
+            ]),
+            Some(Software::Frr) => {
+                self.machine
+                    .exec(&["vtysh", "-c", &format!("show bgp ipv4 unicast {prefix}")])
+            }
             None => Ok(String::new()),
         }
     }
@@ -120,18 +142,27 @@ impl Tor {
     /// # Errors
     /// After `limit`, with the sessions as they are.
     pub fn wait_established(&self, count: usize, limit: Duration) -> Result<()> {
-        wait::until(&format!("{count} BGP sessions of {} with its nodes", self.title()), limit, || {
-            let sessions = self.sessions()?;
-            let up = sessions
-                .iter()
-                .filter(|session| session.state == "Established")
-                .filter(|session| session.neighbour.parse().is_ok_and(|address: Ipv4Addr| self.rack.subnet.contains(&address)))
-                .count();
-            if up >= count {
-                return Ok(Some(()));
-            }
-            anyhow::bail!("{}", table(&sessions).trim_end())
-        })
+        wait::until(
+            &format!("{count} BGP sessions of {} with its nodes", self.title()),
+            limit,
+            || {
+                let sessions = self.sessions()?;
+                let up = sessions
+                    .iter()
+                    .filter(|session| session.state == "Established")
+                    .filter(|session| {
+                        session
+                            .neighbour
+                            .parse()
+                            .is_ok_and(|address: Ipv4Addr| self.rack.subnet.contains(&address))
+                    })
+                    .count();
+                if up >= count {
+                    return Ok(Some(()));
+                }
+                anyhow::bail!("{}", table(&sessions).trim_end())
+            },
+        )
     }
 
     /// Stops the router's BGP as a crash would: no NOTIFICATION, no withdrawal.
@@ -163,10 +194,17 @@ impl Tor {
 
 /// Sessions as a table of fixed columns.
 pub fn table(sessions: &[Session]) -> String {
-    let mut text = format!("{:<16}{:<8}{:<14}{}\n", "NEIGHBOUR", "AS", "STATE", "ROUTES");
+    let mut text = format!(
+        "{:<16}{:<8}{:<14}{}\n",
+        "NEIGHBOUR", "AS", "STATE", "ROUTES"
+    );
     for session in sessions {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:<16}{:<8}{:<14}{}", session.neighbour, session.remote_as, session.state, session.received);
+        let _ = writeln!(
+            text,
+            "{:<16}{:<8}{:<14}{}",
+            session.neighbour, session.remote_as, session.state, session.received
+        );
     }
     text
 }
@@ -175,7 +213,12 @@ pub fn table(sessions: &[Session]) -> String {
 pub fn neighbours(racks: &[Rack]) -> Vec<Vec<Neighbour>> {
     match racks {
         [left, right] => {
-            let at = |last, rack: &Rack| vec![Neighbour { address: Ipv4Addr::new(10, 0, 0, last), remote_as: rack.router_as }];
+            let at = |last, rack: &Rack| {
+                vec![Neighbour {
+                    address: Ipv4Addr::new(10, 0, 0, last),
+                    remote_as: rack.router_as,
+                }]
+            };
             vec![at(1, right), at(0, left)]
         }
         _ => vec![Vec::new(); racks.len()],
@@ -192,12 +235,20 @@ pub(crate) fn start(tors: &mut [Tor]) -> Result<()> {
     for (tor, there) in [(&mut *left, &racks.get(1)), (&mut *right, &racks.first())] {
         let Some(there) = there else { continue };
         let subnet = there.subnet.to_string();
-        wait::until(&format!("{} to learn {subnet} over the spine", tor.title()), Duration::from_secs(30), || {
-            for daemon in tor.daemons() {
-                daemon.check()?;
-            }
-            Ok((!tor.machine.exec(&["ip", "route", "show", &subnet])?.is_empty()).then_some(()))
-        })?;
+        wait::until(
+            &format!("{} to learn {subnet} over the spine", tor.title()),
+            Duration::from_secs(30),
+            || {
+                for daemon in tor.daemons() {
+                    daemon.check()?;
+                }
+                Ok((!tor
+                    .machine
+                    .exec(&["ip", "route", "show", &subnet])?
+                    .is_empty())
+                .then_some(()))
+            },
+        )?;
     }
     Ok(())
 }

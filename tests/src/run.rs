@@ -49,7 +49,8 @@ impl Run {
         let tag = random_hex(3)?;
         let directory = runs.join(&tag);
         for part in ["logs", "state", "shared"] {
-            std::fs::create_dir_all(directory.join(part)).with_context(|| format!("make {}", directory.join(part).display()))?;
+            std::fs::create_dir_all(directory.join(part))
+                .with_context(|| format!("make {}", directory.join(part).display()))?;
         }
         let lock = File::create(directory.join("lock")).context("make the run's lock")?;
         lock.try_lock().context("lock the run")?;
@@ -57,13 +58,23 @@ impl Run {
             .args(["janitor".as_ref(), directory.as_os_str()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(File::create(directory.join("logs/janitor.log")).context("make the janitor's log")?)
+            .stderr(
+                File::create(directory.join("logs/janitor.log"))
+                    .context("make the janitor's log")?,
+            )
             // Out of the terminal's process group: Ctrl-C is for the lab, the janitor answers to the pipe.
             .process_group(0)
             .spawn()
             .context("start the janitor")?;
-        let run = Arc::new(Self { tag, directory, janitor: Mutex::new(Some(janitor)), _lock: lock });
-        LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&run));
+        let run = Arc::new(Self {
+            tag,
+            directory,
+            janitor: Mutex::new(Some(janitor)),
+            _lock: lock,
+        });
+        LIVE.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::downgrade(&run));
         Ok(run)
     }
 
@@ -89,14 +100,23 @@ impl Run {
 
     /// Records the first process of a machine, so that it is ended with the run.
     pub(crate) fn enrol(&self, pid: u32) -> Result<()> {
-        let started = start_time(pid).with_context(|| format!("process {pid} has ended at once"))?;
-        let mut list = File::options().create(true).append(true).open(self.directory.join("machines")).context("open the list of machines")?;
+        let started =
+            start_time(pid).with_context(|| format!("process {pid} has ended at once"))?;
+        let mut list = File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.join("machines"))
+            .context("open the list of machines")?;
         writeln!(list, "{pid} {started}").context("write the list of machines")
     }
 
     /// Ends the run: every machine, every control group, every file but the logs. Idempotent.
     pub fn end(&self) {
-        let janitor = self.janitor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let janitor = self
+            .janitor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(mut janitor) = janitor {
             drop(janitor.stdin.take());
             drop(janitor.wait());
@@ -125,8 +145,10 @@ pub fn end_live() {
 pub fn random_hex(bytes: usize) -> Result<String> {
     use std::io::Read;
     let mut buffer = vec![0_u8; bytes];
-    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut buffer)).context("read /dev/urandom")?;
-    Ok(buffer.iter().map(|byte| format!("{byte:02x}")).collect())
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut buffer))
+        .context("read /dev/urandom")?;
+    Ok(data_encoding::HEXLOWER.encode(&buffer))
 }
 
 /// The janitor's whole life: wait for the lab's end, then sweep.
@@ -148,7 +170,9 @@ pub fn sweep_dead(runs: &Path) -> Result<Vec<String>> {
     let mut ended = Vec::new();
     for entry in runs.read_dir().into_iter().flatten().flatten() {
         let directory = entry.path();
-        let Ok(lock) = File::open(directory.join("lock")) else { continue };
+        let Ok(lock) = File::open(directory.join("lock")) else {
+            continue;
+        };
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => continue,
@@ -158,12 +182,16 @@ pub fn sweep_dead(runs: &Path) -> Result<Vec<String>> {
             sweep(&directory)?;
             swept.push(entry.file_name().to_string_lossy().into_owned());
         }
-        let modified = entry.metadata().and_then(|metadata| metadata.modified()).context("look at an ended run")?;
+        let modified = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .context("look at an ended run")?;
         ended.push((modified, directory));
     }
     ended.sort();
     for (_modified, directory) in ended.iter().rev().skip(KEPT) {
-        std::fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
+        std::fs::remove_dir_all(directory)
+            .with_context(|| format!("remove {}", directory.display()))?;
     }
     Ok(swept)
 }
@@ -179,7 +207,11 @@ pub fn sweep(directory: &Path) -> Result<()> {
         failures.push(format!("{error:#}"));
     }
     for group in control_groups(directory) {
-        if let Err(error) = wait::until("a control group to be empty", Duration::from_secs(5), || remove_group(&group).map(Some)) {
+        if let Err(error) = wait::until(
+            "a control group to be empty",
+            Duration::from_secs(5),
+            || remove_group(&group).map(Some),
+        ) {
             failures.push(format!("{error:#}"));
         }
     }
@@ -189,13 +221,23 @@ pub fn sweep(directory: &Path) -> Result<()> {
     }
     for part in ["state", "shared", "machines", "kubeconfig"] {
         let place = directory.join(part);
-        let removed = if place.is_dir() { std::fs::remove_dir_all(&place) } else { std::fs::remove_file(&place) };
+        let removed = if place.is_dir() {
+            std::fs::remove_dir_all(&place)
+        } else {
+            std::fs::remove_file(&place)
+        };
         match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => failures.push(format!("remove {}: {error}", place.display())),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                failures.push(format!("remove {}: {error}", place.display()));
+            }
             Ok(()) | Err(_) => {}
         }
     }
-    if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("; ")) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", failures.join("; "))
+    }
 }
 
 fn end_machines(directory: &Path) -> Result<()> {
@@ -235,7 +277,10 @@ fn hierarchies() -> Vec<PathBuf> {
     }
     let entries = root.read_dir().into_iter().flatten().flatten();
     // Some controllers have a second name, which is a symbolic link.
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The control groups of a run's containers: containerd calls them `k8s.io/ID`, and its disk knows the ids. The kernel
@@ -245,11 +290,16 @@ fn control_groups(directory: &Path) -> Vec<PathBuf> {
     let mut ids = Vec::new();
     for machine in list(directory.join("state")) {
         for kind in ["sandboxes", "containers"] {
-            let place = machine.path().join("var/lib/containerd/io.containerd.grpc.v1.cri").join(kind);
+            let place = machine
+                .path()
+                .join("var/lib/containerd/io.containerd.grpc.v1.cri")
+                .join(kind);
             ids.extend(list(place).map(|entry| entry.file_name()));
         }
     }
-    let groups = hierarchies().into_iter().flat_map(|root| ids.iter().map(move |id| root.join("k8s.io").join(id)));
+    let groups = hierarchies()
+        .into_iter()
+        .flat_map(|root| ids.iter().map(move |id| root.join("k8s.io").join(id)));
     groups.filter(|place| place.is_dir()).collect()
 }
 
@@ -260,7 +310,9 @@ fn remove_group(group: &Path) -> Result<()> {
         }
     }
     match std::fs::remove_dir(group) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("remove {}", group.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", group.display()))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

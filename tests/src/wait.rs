@@ -11,7 +11,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// After `limit`, with `what`, the limit and the last error.
-pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     let mut last = "not yet true".to_owned();
     loop {
@@ -31,12 +35,22 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Op
 ///
 /// # Errors
 /// The first error in that order.
-pub fn together<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T> + Sync) -> Result<Vec<T>> {
+pub fn together<I: Sync, T: Send>(
+    items: &[I],
+    work: impl Fn(&I) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     std::thread::scope(|scope| {
-        let handles: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
+        let handles: Vec<_> = items
+            .iter()
+            .map(|item| scope.spawn(|| work(item)))
+            .collect();
         handles
             .into_iter()
-            .map(|handle| handle.join().unwrap_or_else(|_panic| bail!("a thread of the lab panicked")))
+            .map(|handle| {
+                handle
+                    .join()
+                    .unwrap_or_else(|_panic| bail!("a thread of the lab panicked"))
+            })
             .collect()
     })
 }

@@ -64,22 +64,37 @@ template bgp neighbour {{
 }
 
 pub(super) fn start(tor: &Tor, neighbours: &[Neighbour], beginning: Start) -> Result<Vec<Service>> {
-    tor.machine.exec_with(&["sh", "-c", &format!("cat > {CONFIG}")], &render(tor, neighbours))?;
+    tor.machine.exec_with(
+        &["sh", "-c", &format!("cat > {CONFIG}")],
+        &render(tor, neighbours),
+    )?;
     // -R: after a crash the kernel's routes are kept until the neighbours have sent theirs again.
     let recover: &[&str] = match beginning {
         Start::Fresh => &[],
         Start::AfterCrash => &["-R"],
     };
-    let words = [&["bird", "-f", "-c", CONFIG, "-s", "/run/bird/bird.ctl"], recover].concat();
+    let words = [
+        &["bird", "-f", "-c", CONFIG, "-s", "/run/bird/bird.ctl"],
+        recover,
+    ]
+    .concat();
     Ok(vec![tor.machine.spawn("bird", &words)?])
 }
 
 pub(super) fn sessions(tor: &Tor) -> Result<Vec<Session>> {
-    parse(&tor.machine.exec(&["birdc", "-r", "-s", "/run/bird/bird.ctl", "show", "protocols", "all"])?)
+    Ok(parse(&tor.machine.exec(&[
+        "birdc",
+        "-r",
+        "-s",
+        "/run/bird/bird.ctl",
+        "show",
+        "protocols",
+        "all",
+    ])?))
 }
 
 /// Reads `show protocols all`: one paragraph per protocol, its first line unindented.
-fn parse(text: &str) -> Result<Vec<Session>> {
+fn parse(text: &str) -> Vec<Session> {
     let mut sessions: Vec<Session> = Vec::new();
     let mut inside = false;
     for line in text.lines() {
@@ -87,21 +102,36 @@ fn parse(text: &str) -> Result<Vec<Session>> {
             let words: Vec<&str> = line.split_whitespace().collect();
             inside = words.get(1) == Some(&"BGP");
             if inside {
-                sessions.push(Session { neighbour: String::new(), remote_as: String::new(), state: String::new(), received: 0 });
+                sessions.push(Session {
+                    neighbour: String::new(),
+                    remote_as: String::new(),
+                    state: String::new(),
+                    received: 0,
+                });
             }
             continue;
         }
-        let (Some(session), true, Some((key, value))) = (sessions.last_mut(), inside, line.trim().split_once(':')) else { continue };
+        let (Some(session), true, Some((key, value))) =
+            (sessions.last_mut(), inside, line.trim().split_once(':'))
+        else {
+            continue;
+        };
         let value = value.trim();
         match key {
             "BGP state" => value.clone_into(&mut session.state),
             "Neighbor address" => value.clone_into(&mut session.neighbour),
             "Neighbor AS" => value.clone_into(&mut session.remote_as),
-            "Routes" => session.received += value.split_whitespace().next().and_then(|count| count.parse().ok()).unwrap_or(0),
+            "Routes" => {
+                session.received += value
+                    .split_whitespace()
+                    .next()
+                    .and_then(|count| count.parse().ok())
+                    .unwrap_or(0);
+            }
             _ => {}
         }
     }
-    Ok(sessions)
+    sessions
 }
 
 #[cfg(test)]
@@ -124,7 +154,12 @@ a1         BGP        ---        up     12:00:02.123  Established
     State:          UP
     Routes:         1 imported, 2 exported, 1 preferred
 ";
-        let expected = Session { neighbour: "10.1.0.11".into(), remote_as: "64512".into(), state: "Established".into(), received: 1 };
-        assert_eq!(parse(text).unwrap(), [expected]);
+        let expected = Session {
+            neighbour: "10.1.0.11".into(),
+            remote_as: "64512".into(),
+            state: "Established".into(),
+            received: 1,
+        };
+        assert_eq!(parse(text), [expected]);
     }
 }

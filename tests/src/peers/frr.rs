@@ -44,17 +44,31 @@ router bgp {router_as}
         router_as = rack.router_as,
         gateway = rack.gateway(),
     );
-    let mut peers: Vec<(String, u32, bool)> = rack.nodes.iter().map(|node| (node.address.to_string(), rack.node_as, true)).collect();
-    peers.extend(neighbours.iter().map(|neighbour| (neighbour.address.to_string(), neighbour.remote_as, false)));
+    let mut peers: Vec<(String, u32, bool)> = rack
+        .nodes
+        .iter()
+        .map(|node| (node.address.to_string(), rack.node_as, true))
+        .collect();
+    peers.extend(
+        neighbours
+            .iter()
+            .map(|neighbour| (neighbour.address.to_string(), neighbour.remote_as, false)),
+    );
     for (address, remote_as, _node) in &peers {
-        let _ = writeln!(text, " neighbor {address} remote-as {remote_as}\n neighbor {address} timers connect 2");
+        let _ = writeln!(
+            text,
+            " neighbor {address} remote-as {remote_as}\n neighbor {address} timers connect 2"
+        );
     }
     text.push_str(" address-family ipv4 unicast\n  redistribute connected route-map links\n");
     for (address, _remote_as, node) in &peers {
         let _ = writeln!(text, "  neighbor {address} activate");
         if *node {
             // Pod routes only, in both directions: a node's way to everything else is its default route.
-            let _ = writeln!(text, "  neighbor {address} prefix-list pods in\n  neighbor {address} prefix-list pods out");
+            let _ = writeln!(
+                text,
+                "  neighbor {address} prefix-list pods in\n  neighbor {address} prefix-list pods out"
+            );
         }
     }
     text.push_str(" exit-address-family\n");
@@ -67,31 +81,81 @@ pub(super) fn start(tor: &Tor, neighbours: &[Neighbour], beginning: Start) -> Re
     machine.shell("chown frr:frr /run/frr && mkdir -p /var/lib/frr /var/log/frr && chown frr:frr /var/lib/frr /var/log/frr")?;
     let daemon = |name: &str| format!("{DAEMONS}/{name}");
     // Started again after a crash, zebra takes over the routes that bgpd had put into the kernel.
-    let zebra = machine.spawn("zebra", &[&daemon("zebra"), "--log", "stdout", "-A", "127.0.0.1", "-K", "120", "-f", "/dev/null"])?;
-    wait::until("zebra's socket", Duration::from_secs(10), || Ok(machine.exec(&["test", "-S", "/run/frr/zserv.api"]).ok()))
-        .with_context(|| zebra.tail(8))?;
-    let bgpd = machine.spawn("bgpd", &[&daemon("bgpd"), "--log", "stdout", "-A", "127.0.0.1", "-f", CONFIG])?;
+    let zebra = machine.spawn(
+        "zebra",
+        &[
+            &daemon("zebra"),
+            "--log",
+            "stdout",
+            "-A",
+            "127.0.0.1",
+            "-K",
+            "120",
+            "-f",
+            "/dev/null",
+        ],
+    )?;
+    wait::until("zebra's socket", Duration::from_secs(10), || {
+        Ok(machine.exec(&["test", "-S", "/run/frr/zserv.api"]).ok())
+    })
+    .with_context(|| zebra.tail(8))?;
+    let bgpd = machine.spawn(
+        "bgpd",
+        &[
+            &daemon("bgpd"),
+            "--log",
+            "stdout",
+            "-A",
+            "127.0.0.1",
+            "-f",
+            CONFIG,
+        ],
+    )?;
     Ok(vec![bgpd, zebra])
 }
 
 pub(super) fn sessions(tor: &Tor) -> Result<Vec<Session>> {
-    parse(&tor.machine.exec(&["vtysh", "-c", "show bgp summary json"])?)
+    parse(
+        &tor.machine
+            .exec(&["vtysh", "-c", "show bgp summary json"])?,
+    )
 }
 
 /// Reads `show bgp summary json`: address family → peers, by address.
 fn parse(text: &str) -> Result<Vec<Session>> {
     let summary: serde_json::Value = serde_json::from_str(text).context("read FRR's summary")?;
     let mut sessions: Vec<Session> = Vec::new();
-    for family in summary.as_object().into_iter().flatten().map(|(_name, family)| family) {
-        for (neighbour, peer) in family.get("peers").and_then(serde_json::Value::as_object).into_iter().flatten() {
-            let number = |key: &str| peer.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    for family in summary
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(_name, family)| family)
+    {
+        for (neighbour, peer) in family
+            .get("peers")
+            .and_then(serde_json::Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            let number = |key: &str| {
+                peer.get(key)
+                    .and_then(serde_json::Value::as_u64)
+                    .unwrap_or(0)
+            };
             let received = usize::try_from(number("pfxRcd")).unwrap_or(usize::MAX);
-            match sessions.iter_mut().find(|session| session.neighbour == *neighbour) {
+            match sessions
+                .iter_mut()
+                .find(|session| session.neighbour == *neighbour)
+            {
                 Some(session) => session.received += received,
                 None => sessions.push(Session {
                     neighbour: neighbour.clone(),
                     remote_as: number("remoteAs").to_string(),
-                    state: peer.get("state").and_then(serde_json::Value::as_str).unwrap_or("unknown").to_owned(),
+                    state: peer
+                        .get("state")
+                        .and_then(serde_json::Value::as_str)
+                        .unwrap_or("unknown")
+                        .to_owned(),
                     received,
                 }),
             }
@@ -108,7 +172,12 @@ mod tests {
     fn sessions_are_read_from_the_summary() {
         let text = r#"{"ipv4Unicast":{"peers":{"10.2.0.11":{"remoteAs":64513,"state":"Established","pfxRcd":2}}},
                        "ipv6Unicast":{"peers":{"10.2.0.11":{"remoteAs":64513,"state":"Established","pfxRcd":1}}}}"#;
-        let expected = Session { neighbour: "10.2.0.11".into(), remote_as: "64513".into(), state: "Established".into(), received: 3 };
+        let expected = Session {
+            neighbour: "10.2.0.11".into(),
+            remote_as: "64513".into(),
+            state: "Established".into(),
+            received: 3,
+        };
         assert_eq!(parse(text).unwrap(), [expected]);
     }
 }

@@ -11,8 +11,14 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let &[how, target, ref rest @ ..] = arguments else {
         return Err("dial: tcp|udp|http and ADDRESS:PORT".to_owned());
     };
-    let address: SocketAddr = target.parse().map_err(|_parse| format!("dial: not an address and port: {target}"))?;
-    let limit = Duration::from_millis(if rest.is_empty() { 1_000 } else { super::number("TIMEOUT_MS", rest.first())? });
+    let address: SocketAddr = target
+        .parse()
+        .map_err(|_parse| format!("dial: not an address and port: {target}"))?;
+    let limit = Duration::from_millis(if rest.is_empty() {
+        1_000
+    } else {
+        super::number("TIMEOUT_MS", rest.first())?
+    });
     let asked = match how {
         "tcp" => tcp(address, limit),
         "udp" => udp(address, limit),
@@ -36,11 +42,19 @@ fn tcp(address: SocketAddr, limit: Duration) -> std::io::Result<String> {
     stream.write_all(QUESTION)?;
     let mut answer = [0_u8; QUESTION.len()];
     stream.read_exact(&mut answer)?;
-    Ok(format!("{} -> {}", stream.local_addr()?, stream.peer_addr()?))
+    Ok(format!(
+        "{} -> {}",
+        stream.local_addr()?,
+        stream.peer_addr()?
+    ))
 }
 
 fn udp(address: SocketAddr, limit: Duration) -> std::io::Result<String> {
-    let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+    let any: SocketAddr = if address.is_ipv4() {
+        ([0; 4], 0).into()
+    } else {
+        ([0_u16; 8], 0).into()
+    };
     let socket = UdpSocket::bind(any)?;
     socket.connect(address)?;
     socket.set_read_timeout(Some(limit))?;
@@ -53,7 +67,10 @@ fn udp(address: SocketAddr, limit: Duration) -> std::io::Result<String> {
 /// The body of the answer: `HOST NAME PEER ADDRESS`.
 fn http(address: SocketAddr, limit: Duration) -> std::io::Result<String> {
     let mut stream = connect(address, limit)?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -27,8 +27,17 @@ struct Pace {
 /// Runs the flows asked for side by side and prints one JSON object, protocol → counts.
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let (&target, rest) = arguments.split_first().ok_or("flow: ADDRESS")?;
-    let address: IpAddr = target.parse().map_err(|_parse| format!("flow: not an address: {target}"))?;
-    let (mut tcp_port, mut udp_port, mut pace) = (None, None, Pace { rate: 1_000, seconds: 10 });
+    let address: IpAddr = target
+        .parse()
+        .map_err(|_parse| format!("flow: not an address: {target}"))?;
+    let (mut tcp_port, mut udp_port, mut pace) = (
+        None,
+        None,
+        Pace {
+            rate: 1_000,
+            seconds: 10,
+        },
+    );
     let mut iterator = rest.iter();
     while let Some(flag) = iterator.next() {
         match *flag {
@@ -44,14 +53,22 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     }
     let mut flows = Vec::new();
     if let Some(port) = tcp_port {
-        flows.push(("tcp", std::thread::spawn(move || tcp(SocketAddr::new(address, port), pace))));
+        flows.push((
+            "tcp",
+            std::thread::spawn(move || tcp(SocketAddr::new(address, port), pace)),
+        ));
     }
     if let Some(port) = udp_port {
-        flows.push(("udp", std::thread::spawn(move || udp(SocketAddr::new(address, port), pace))));
+        flows.push((
+            "udp",
+            std::thread::spawn(move || udp(SocketAddr::new(address, port), pace)),
+        ));
     }
     let mut parts = Vec::new();
     for (name, flow) in flows {
-        let count = flow.join().map_err(|_panic| format!("flow: {name} panicked"))?;
+        let count = flow
+            .join()
+            .map_err(|_panic| format!("flow: {name} panicked"))?;
         parts.push(format!("\"{name}\":{}", render(&count)));
     }
     println!("{{{}}}", parts.join(","));
@@ -59,10 +76,9 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
 }
 
 fn render(count: &Count) -> String {
-    let error = count
-        .error
-        .as_ref()
-        .map_or("null".to_owned(), |text| format!("\"{}\"", text.replace(['"', '\\'], "'")));
+    let error = count.error.as_ref().map_or("null".to_owned(), |text| {
+        format!("\"{}\"", text.replace(['"', '\\'], "'"))
+    });
     format!(
         "{{\"sent\":{},\"received\":{},\"lost\":{},\"duplicated\":{},\"longest_gap_ms\":{},\"error\":{error}}}",
         count.sent,
@@ -78,7 +94,8 @@ fn send(pace: Pace, mut out: impl FnMut(&[u8]) -> std::io::Result<()>) -> (u64, 
     let start = Instant::now();
     let total = u64::from(pace.rate) * pace.seconds;
     for number in 0..total {
-        let due = Duration::from_secs_f64(number as f64 / f64::from(pace.rate));
+        // Whole microseconds: exact up to a million messages a second, and an hour at that.
+        let due = Duration::from_micros(number * 1_000_000 / u64::from(pace.rate));
         if let Some(wait) = due.checked_sub(start.elapsed()) {
             std::thread::sleep(wait);
         }
@@ -99,16 +116,29 @@ fn receive(pace: Pace, mut next: impl FnMut(&mut [u8]) -> std::io::Result<()>) -
     let total = u64::from(pace.rate) * pace.seconds;
     let until = Duration::from_secs(pace.seconds) + DRAIN;
     let mut seen = vec![false; usize::try_from(total).unwrap_or(usize::MAX)];
-    let mut count = Count { sent: 0, received: 0, duplicated: 0, longest_gap: Duration::ZERO, error: None };
+    let mut count = Count {
+        sent: 0,
+        received: 0,
+        duplicated: 0,
+        longest_gap: Duration::ZERO,
+        error: None,
+    };
     let mut last = start;
     while count.received < total && start.elapsed() < until {
         let mut message = [0_u8; SIZE];
         match next(&mut message) {
             Ok(()) => {}
             // The read timeout: look at the clock again.
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                continue;
+            }
             // An ICMP error on the UDP socket: the message counts as lost, the flow goes on.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused || error.kind() == ErrorKind::HostUnreachable => continue,
+            Err(error)
+                if error.kind() == ErrorKind::ConnectionRefused
+                    || error.kind() == ErrorKind::HostUnreachable =>
+            {
+                continue;
+            }
             Err(error) => {
                 count.error = Some(format!("receive: {error}"));
                 break;
@@ -117,8 +147,13 @@ fn receive(pace: Pace, mut next: impl FnMut(&mut [u8]) -> std::io::Result<()>) -
         let now = Instant::now();
         count.longest_gap = count.longest_gap.max(now.duration_since(last));
         last = now;
-        let number = message.first_chunk().map_or(u64::MAX, |head| u64::from_be_bytes(*head));
-        match usize::try_from(number).ok().and_then(|index| seen.get_mut(index)) {
+        let number = message
+            .first_chunk()
+            .map_or(u64::MAX, |head| u64::from_be_bytes(*head));
+        match usize::try_from(number)
+            .ok()
+            .and_then(|index| seen.get_mut(index))
+        {
             Some(again) if *again => count.duplicated += 1,
             Some(first) => {
                 *first = true;
@@ -135,13 +170,25 @@ fn receive(pace: Pace, mut next: impl FnMut(&mut [u8]) -> std::io::Result<()>) -
 }
 
 fn failed(error: &std::io::Error) -> Count {
-    Count { sent: 0, received: 0, duplicated: 0, longest_gap: Duration::ZERO, error: Some(format!("connect: {error}")) }
+    Count {
+        sent: 0,
+        received: 0,
+        duplicated: 0,
+        longest_gap: Duration::ZERO,
+        error: Some(format!("connect: {error}")),
+    }
 }
 
-fn both(pace: Pace, out: impl FnMut(&[u8]) -> std::io::Result<()> + Send + 'static, next: impl FnMut(&mut [u8]) -> std::io::Result<()>) -> Count {
+fn both(
+    pace: Pace,
+    out: impl FnMut(&[u8]) -> std::io::Result<()> + Send + 'static,
+    next: impl FnMut(&mut [u8]) -> std::io::Result<()>,
+) -> Count {
     let sender = std::thread::spawn(move || send(pace, out));
     let mut count = receive(pace, next);
-    let (sent, error) = sender.join().unwrap_or((0, Some("the sender panicked".to_owned())));
+    let (sent, error) = sender
+        .join()
+        .unwrap_or((0, Some("the sender panicked".to_owned())));
     count.sent = sent;
     count.error = count.error.or(error);
     count
@@ -179,7 +226,11 @@ fn tcp(address: SocketAddr, pace: Pace) -> Count {
 }
 
 fn udp(address: SocketAddr, pace: Pace) -> Count {
-    let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+    let any: SocketAddr = if address.is_ipv4() {
+        ([0; 4], 0).into()
+    } else {
+        ([0_u16; 8], 0).into()
+    };
     let opened = UdpSocket::bind(any).and_then(|socket| {
         socket.connect(address)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;

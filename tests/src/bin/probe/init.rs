@@ -32,17 +32,25 @@ struct Layout {
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let layout = parse(arguments)?;
     // Still the real /proc: the machine's number outside, by which others enter its namespaces.
-    let outside = fs::read_link("/proc/self").map_err(|error| format!("read /proc/self: {error}"))?;
+    let outside =
+        fs::read_link("/proc/self").map_err(|error| format!("read /proc/self: {error}"))?;
     nix::unistd::sethostname(&layout.host_name).map_err(|error| format!("sethostname: {error}"))?;
     furnish(&layout)?;
     println!("ready {}", outside.display());
-    std::io::stdout().flush().map_err(|error| format!("say ready: {error}"))?;
+    std::io::stdout()
+        .flush()
+        .map_err(|error| format!("say ready: {error}"))?;
     std::thread::spawn(end_with_the_lab);
     reap()
 }
 
 fn parse(arguments: &[&str]) -> Result<Layout, String> {
-    let mut layout = Layout { host_name: String::new(), state: PathBuf::new(), shared: PathBuf::new(), tools: Vec::new() };
+    let mut layout = Layout {
+        host_name: String::new(),
+        state: PathBuf::new(),
+        shared: PathBuf::new(),
+        tools: Vec::new(),
+    };
     let mut iterator = arguments.iter();
     while let Some(flag) = iterator.next() {
         let value = super::value(flag, iterator.next())?;
@@ -82,15 +90,22 @@ fn furnish(layout: &Layout) -> Result<(), String> {
     for name in ["lab", "tools", "netns", "lock", "bird", "frr", "containerd"] {
         directory(&run.join(name))?;
     }
-    fs::write(run.join("xtables.lock"), "").map_err(|error| format!("write xtables.lock: {error}"))?;
+    fs::write(run.join("xtables.lock"), "")
+        .map_err(|error| format!("write xtables.lock: {error}"))?;
     bind(&layout.shared, &run.join("lab"))?;
     for tool in &layout.tools {
-        let name = tool.file_name().ok_or_else(|| format!("init: no file name: {}", tool.display()))?;
+        let name = tool
+            .file_name()
+            .ok_or_else(|| format!("init: no file name: {}", tool.display()))?;
         let place = run.join("tools").join(name);
         fs::write(&place, "").map_err(|error| format!("write {}: {error}", place.display()))?;
         bind(tool, &place)?;
     }
-    let inside = Path::new("/run/lab").join(state.strip_prefix(&layout.shared).map_err(|error| format!("init: {error}"))?);
+    let inside = Path::new("/run/lab").join(
+        state
+            .strip_prefix(&layout.shared)
+            .map_err(|error| format!("init: {error}"))?,
+    );
     for name in OWN.into_iter().chain(["etc", "etc.work"]) {
         directory(&state.join(name))?;
     }
@@ -99,16 +114,37 @@ fn furnish(layout: &Layout) -> Result<(), String> {
     for name in OWN {
         bind(&inside.join(name), &Path::new("/").join(name))?;
     }
-    let overlay = format!("lowerdir=/etc,upperdir={0}/etc,workdir={0}/etc.work", inside.display());
-    mounted("overlay", "overlay", Path::new("/etc"), MsFlags::empty(), Some(&overlay))?;
-    mounted("proc", "proc", Path::new("/proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None)?;
+    let overlay = format!(
+        "lowerdir=/etc,upperdir={0}/etc,workdir={0}/etc.work",
+        inside.display()
+    );
+    mounted(
+        "overlay",
+        "overlay",
+        Path::new("/etc"),
+        MsFlags::empty(),
+        Some(&overlay),
+    )?;
+    mounted(
+        "proc",
+        "proc",
+        Path::new("/proc"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        None,
+    )?;
     // hostPath volumes with mount propagation need a shared tree, as systemd makes it on real hosts.
     propagate(MsFlags::MS_SHARED)
 }
 
 fn propagate(how: MsFlags) -> Result<(), String> {
-    mount(None::<&str>, "/", None::<&str>, how | MsFlags::MS_REC, None::<&str>)
-        .map_err(|error| format!("change the propagation of /: {error}"))
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        how | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .map_err(|error| format!("change the propagation of /: {error}"))
 }
 
 fn directory(place: &Path) -> Result<(), String> {
@@ -120,10 +156,24 @@ fn bind(source: &Path, place: &Path) -> Result<(), String> {
 }
 
 fn path(place: &Path) -> Result<&str, String> {
-    place.to_str().ok_or_else(|| format!("init: not UTF-8: {}", place.display()))
+    place
+        .to_str()
+        .ok_or_else(|| format!("init: not UTF-8: {}", place.display()))
 }
 
-fn mounted(source: &str, kind: &str, place: &Path, flags: MsFlags, data: Option<&str>) -> Result<(), String> {
-    mount(Some(source), place, Some(kind).filter(|kind| !kind.is_empty()), flags, data)
-        .map_err(|error| format!("mount {source} on {}: {error}", place.display()))
+fn mounted(
+    source: &str,
+    kind: &str,
+    place: &Path,
+    flags: MsFlags,
+    data: Option<&str>,
+) -> Result<(), String> {
+    mount(
+        Some(source),
+        place,
+        Some(kind).filter(|kind| !kind.is_empty()),
+        flags,
+        data,
+    )
+    .map_err(|error| format!("mount {source} on {}: {error}", place.display()))
 }

@@ -1,8 +1,15 @@
 //! The program inside the lab's pods and the first process of its machines: it serves, dials, measures flows, and waits.
 //!
 //! It is static and small, so it is a whole container image by itself; outside of pods the lab runs it with `nsenter`.
-#![expect(clippy::disallowed_methods, reason = "a test program: it acts on sockets, files and the clock")]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its result")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test program: it acts on sockets, files and the clock"
+)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is its result"
+)]
 
 mod dial;
 mod flow;
@@ -41,7 +48,10 @@ fn main() -> ExitCode {
 /// Waits for SIGTERM or SIGINT. As the first process of a pod nothing else would end it: the kernel delivers to a
 /// namespace's first process only signals it has asked for.
 fn pause() -> Result<(), String> {
-    stop_signals().wait().map(drop).map_err(|error| format!("wait for a signal: {error}"))
+    stop_signals()
+        .wait()
+        .map(drop)
+        .map_err(|error| format!("wait for a signal: {error}"))
 }
 
 /// The signals that end a pod, blocked in this thread and in those it starts.
@@ -63,5 +73,6 @@ fn value<'a>(flag: &str, next: Option<&&'a str>) -> Result<&'a str, String> {
 /// A number that follows a flag.
 fn number<T: std::str::FromStr>(flag: &str, next: Option<&&str>) -> Result<T, String> {
     let text = value(flag, next)?;
-    text.parse().map_err(|_parse| format!("{flag}: not a number: {text}"))
+    text.parse()
+        .map_err(|_parse| format!("{flag}: not a number: {text}"))
 }

@@ -17,18 +17,24 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
         }
     }
     println!("serving as {}", host_name());
-    signals.wait().map(drop).map_err(|error| format!("wait for a signal: {error}"))
+    signals
+        .wait()
+        .map(drop)
+        .map_err(|error| format!("wait for a signal: {error}"))
 }
 
 /// Binds `[::]`, which takes IPv4 as well, or `0.0.0.0` on a machine without IPv6.
-fn both_families<T>(port: u16, bind: impl Fn(SocketAddr) -> std::io::Result<T>) -> Result<T, String> {
+fn both_families<T>(
+    port: u16,
+    bind: impl Fn(SocketAddr) -> std::io::Result<T>,
+) -> Result<T, String> {
     bind((Ipv6Addr::UNSPECIFIED, port).into())
         .or_else(|_no_ipv6| bind((Ipv4Addr::UNSPECIFIED, port).into()))
         .map_err(|error| format!("bind port {port}: {error}"))
 }
 
 fn accept(port: u16, handle: fn(TcpStream) -> std::io::Result<()>) -> Result<(), String> {
-    let listener = both_families(port, |address| TcpListener::bind(address))?;
+    let listener = both_families(port, TcpListener::bind)?;
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             // A client that breaks off is its own business.
@@ -40,7 +46,7 @@ fn accept(port: u16, handle: fn(TcpStream) -> std::io::Result<()>) -> Result<(),
 
 fn echo(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut buffer = [0_u8; 65_536];
+    let mut buffer = vec![0_u8; 65_536];
     loop {
         let read = stream.read(&mut buffer)?;
         if read == 0 {
@@ -60,14 +66,17 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
         line.clear();
     }
     let body = format!("{} {peer}\n", host_name());
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     reader.get_mut().write_all((head + &body).as_bytes())
 }
 
 fn reflect(port: u16) -> Result<(), String> {
-    let socket = both_families(port, |address| UdpSocket::bind(address))?;
+    let socket = both_families(port, UdpSocket::bind)?;
     std::thread::spawn(move || {
-        let mut buffer = [0_u8; 65_536];
+        let mut buffer = vec![0_u8; 65_536];
         loop {
             // An ICMP error of an earlier answer arrives here as an error of the next receive: not the end of serving.
             if let Ok((read, peer)) = socket.recv_from(&mut buffer) {
@@ -84,5 +93,6 @@ fn plain(peer: SocketAddr) -> SocketAddr {
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }
