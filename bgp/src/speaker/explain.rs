@@ -1,5 +1,7 @@
 //! Why a route is used, unused, sent or not sent.
 
+mod text;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
