@@ -10,5 +10,5 @@ pub use attributes::{Aggregator, Attributes, Origin, UnknownAttribute};
 pub use community::{Community, ExtendedCommunity, LargeCommunity, ParseCommunityError};
 pub use intern::{AttrId, Interner};
 pub use path::{AsPath, Segment, SegmentKind};
-pub(crate) use set::{any_asn, has_cluster};
 pub use set::{AttrSet, Header, flags};
+pub(crate) use set::{any_asn, has_cluster};

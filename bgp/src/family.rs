@@ -54,7 +54,9 @@ impl fmt::Display for Family {
 }
 
 /// A set of families.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(from = "Vec<Family>", into = "Vec<Family>")]
 pub struct FamilySet(u8);
 
@@ -109,7 +111,9 @@ impl FamilySet {
 
     /// Members in code order.
     pub fn iter(self) -> impl Iterator<Item = Family> {
-        Family::ALL.into_iter().filter(move |family| self.contains(*family))
+        Family::ALL
+            .into_iter()
+            .filter(move |family| self.contains(*family))
     }
 }
 
@@ -145,7 +149,10 @@ pub struct FamilyMap<T> {
 impl<T> FamilyMap<T> {
     /// Fills the map by calling `make` for each family.
     pub fn from_fn(mut make: impl FnMut(Family) -> T) -> Self {
-        Self { ipv4: make(Family::Ipv4Unicast), ipv6: make(Family::Ipv6Unicast) }
+        Self {
+            ipv4: make(Family::Ipv4Unicast),
+            ipv6: make(Family::Ipv6Unicast),
+        }
     }
 
     /// The value of `family`.
@@ -166,6 +173,10 @@ impl<T> FamilyMap<T> {
 
     /// Both entries, in code order.
     pub fn iter(&self) -> impl Iterator<Item = (Family, &T)> {
-        [(Family::Ipv4Unicast, &self.ipv4), (Family::Ipv6Unicast, &self.ipv6)].into_iter()
+        [
+            (Family::Ipv4Unicast, &self.ipv4),
+            (Family::Ipv6Unicast, &self.ipv6),
+        ]
+        .into_iter()
     }
 }

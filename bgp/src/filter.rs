@@ -8,5 +8,6 @@ mod rule;
 
 pub use compile::{Compiled, Outcome, Rewrites, Rewritten, Subject, Trace};
 pub use rule::{
-    Action, Filter, LearntFrom, Lengths, Match, PrefixMatch, Rule, Verdict, default_routes, martians,
+    Action, Filter, LearntFrom, Lengths, Match, PrefixMatch, Rule, Verdict, default_routes,
+    martians,
 };

@@ -19,6 +19,6 @@ mod group;
 
 pub use bitmap::Bitmap;
 pub use bundle::{Bundle, Chunk};
-pub use export::{Class, Exported, Exporter, Locals, Withheld};
 pub(crate) use export::own_next_hop;
+pub use export::{Class, Exported, Exporter, Locals, Withheld};
 pub use group::{Forget, Group, GroupKey};

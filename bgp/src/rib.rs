@@ -16,7 +16,7 @@ mod table;
 
 pub use decision::{Ineligible, Preference, Rules};
 pub use log::Cursor;
-pub use next_hop::{NhId, NextHops};
+pub use next_hop::{NextHops, NhId};
 pub use source::{PeerId, Source};
 pub(crate) use table::Interest;
 pub use table::{Dest, DestId, Path, Rib, Table};

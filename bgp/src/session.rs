@@ -28,4 +28,3 @@ pub use output::{Action, Batch, Outbox, RouteUpdate};
 #[cfg(feature = "io")]
 pub(crate) use send::WINDOW_CHUNKS;
 pub use state::{ConnId, DownReason, SessionGen, State};
-

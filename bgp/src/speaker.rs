@@ -19,16 +19,19 @@ mod settings;
 mod status;
 
 pub use desired::{
-    ConnectMode, Desired, Global, GracefulRestart, HoldTime, Hops, MaxPrefixes, NextHopMode, Password, Peer, PeerKey,
-    Reflection,
+    ConnectMode, Desired, Global, GracefulRestart, HoldTime, Hops, MaxPrefixes, NextHopMode,
+    Password, Peer, PeerKey, Reflection,
 };
 pub use engine::Speaker;
 pub use explain::{Explanation, ExportVerdict, ExportView, PathStanding, PathView};
 pub use originate::{OriginAttributes, OriginateDiff, Origination};
 pub use output::{
-    BestRoute, ConnectRequest, Drain, Event, FibBatch, FibConsumer, FibUpdate, Input, ListenKey, NextHop, NextHopFacts,
-    Output, Resolution, RouteSource, Ttl,
+    BestRoute, ConnectRequest, Drain, Event, FibBatch, FibConsumer, FibUpdate, Input, ListenKey,
+    NextHop, NextHopFacts, Output, Resolution, RouteSource, Ttl,
 };
 pub use plan::{Change, Plan, Why};
 pub use settings::{Restarting, Settings};
-pub use status::{Counters, FamilyStatus, PeerCounters, PeerStatus, PeerTable, RestartStatus, RouteQuery, RouteRow, RouteView};
+pub use status::{
+    Counters, FamilyStatus, PeerCounters, PeerStatus, PeerTable, RestartStatus, RouteQuery,
+    RouteRow, RouteView,
+};

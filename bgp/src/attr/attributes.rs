@@ -9,7 +9,9 @@ use super::{AsPath, Community, ExtendedCommunity, LargeCommunity};
 use crate::Asn;
 
 /// The ORIGIN attribute (RFC 4271 §5.1.1); smaller is preferred.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Origin {
     /// From an interior protocol.
     #[default]

@@ -68,7 +68,10 @@ impl FromStr for Community {
             let (high, low) = text.split_once(':')?;
             Some(Self::new(high.parse().ok()?, low.parse().ok()?))
         };
-        parse().ok_or_else(|| ParseCommunityError { text: text.to_owned(), form: "n:n with 16-bit numbers" })
+        parse().ok_or_else(|| ParseCommunityError {
+            text: text.to_owned(),
+            form: "n:n with 16-bit numbers",
+        })
     }
 }
 
@@ -79,9 +82,16 @@ impl FromStr for LargeCommunity {
         let parse = || {
             let (global, rest) = text.split_once(':')?;
             let (local1, local2) = rest.split_once(':')?;
-            Some(Self { global: global.parse().ok()?, local1: local1.parse().ok()?, local2: local2.parse().ok()? })
+            Some(Self {
+                global: global.parse().ok()?,
+                local1: local1.parse().ok()?,
+                local2: local2.parse().ok()?,
+            })
         };
-        parse().ok_or_else(|| ParseCommunityError { text: text.to_owned(), form: "n:n:n with 32-bit numbers" })
+        parse().ok_or_else(|| ParseCommunityError {
+            text: text.to_owned(),
+            form: "n:n:n with 32-bit numbers",
+        })
     }
 }
 
@@ -91,9 +101,15 @@ mod tests {
 
     #[test]
     fn communities_print_as_they_parse() {
-        assert_eq!("65535:0".parse::<Community>().unwrap(), Community::GRACEFUL_SHUTDOWN);
+        assert_eq!(
+            "65535:0".parse::<Community>().unwrap(),
+            Community::GRACEFUL_SHUTDOWN
+        );
         assert_eq!(Community::NO_EXPORT.to_string(), "65535:65281");
-        assert_eq!("1:2:3".parse::<LargeCommunity>().unwrap().to_string(), "1:2:3");
+        assert_eq!(
+            "1:2:3".parse::<LargeCommunity>().unwrap().to_string(),
+            "1:2:3"
+        );
         assert!("65536:1".parse::<Community>().is_err());
         assert!("1:2".parse::<LargeCommunity>().is_err());
     }

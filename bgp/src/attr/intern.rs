@@ -31,7 +31,12 @@ pub struct Interner {
 impl Interner {
     /// An empty table.
     pub fn new(seed: u64) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), index: HashTable::new(), hasher: FixedState::with_seed(seed) }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+        }
     }
 
     /// The name of the set with these canonical octets, counted once more.
@@ -43,7 +48,10 @@ impl Interner {
             self.retain(AttrId(index));
             return AttrId(index);
         }
-        let slot = Slot { count: 1, set: Some(AttrSet::from_canonical(octets)) };
+        let slot = Slot {
+            count: 1,
+            set: Some(AttrSet::from_canonical(octets)),
+        };
         let index = match self.free.pop() {
             Some(index) => {
                 if let Some(place) = self.slots.get_mut(index as usize) {
@@ -53,11 +61,14 @@ impl Interner {
             }
             None => {
                 self.slots.push(slot);
-                u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 attribute sets fit into memory")
+                u32::try_from(self.slots.len() - 1)
+                    .expect("fewer than 2^32 attribute sets fit into memory")
             }
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
-        self.index.insert_unique(hash, index, |index| hasher.hash_one(octets_at(slots, *index).unwrap_or_default()));
+        self.index.insert_unique(hash, index, |index| {
+            hasher.hash_one(octets_at(slots, *index).unwrap_or_default())
+        });
         AttrId(index)
     }
 
@@ -66,7 +77,10 @@ impl Interner {
     /// # Panics
     /// When the name was released more often than counted.
     pub fn get(&self, id: AttrId) -> &AttrSet {
-        let slot = self.slots.get(id.0 as usize).and_then(|slot| slot.set.as_ref());
+        let slot = self
+            .slots
+            .get(id.0 as usize)
+            .and_then(|slot| slot.set.as_ref());
         slot.expect("an AttrId is held only while it is counted")
     }
 
@@ -107,7 +121,10 @@ impl Interner {
 }
 
 fn octets_at(slots: &[Slot], index: u32) -> Option<&[u8]> {
-    slots.get(index as usize).and_then(|slot| slot.set.as_ref()).map(AttrSet::octets)
+    slots
+        .get(index as usize)
+        .and_then(|slot| slot.set.as_ref())
+        .map(AttrSet::octets)
 }
 
 #[cfg(test)]

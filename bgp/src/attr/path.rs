@@ -64,7 +64,10 @@ impl AsPath {
         let mut path = Self::default();
         let asns: Vec<Asn> = asns.into_iter().collect();
         for chunk in asns.chunks(usize::from(u8::MAX)) {
-            path.segments.push(Segment { kind: SegmentKind::Sequence, asns: chunk.to_vec() });
+            path.segments.push(Segment {
+                kind: SegmentKind::Sequence,
+                asns: chunk.to_vec(),
+            });
         }
         path
     }
@@ -83,7 +86,9 @@ impl AsPath {
 
     /// All numbers in order, sets flattened.
     pub fn asns(&self) -> impl Iterator<Item = Asn> {
-        self.segments.iter().flat_map(|segment| segment.asns.iter().copied())
+        self.segments
+            .iter()
+            .flat_map(|segment| segment.asns.iter().copied())
     }
 
     /// The neighbouring system: first number of a leading sequence.
@@ -98,11 +103,20 @@ impl AsPath {
     /// Puts `asn` in front (RFC 4271 §5.1.2).
     pub fn prepend(&mut self, asn: Asn) {
         match self.segments.first_mut() {
-            Some(Segment { kind: SegmentKind::Sequence, asns }) if asns.len() < usize::from(u8::MAX) => {
+            Some(Segment {
+                kind: SegmentKind::Sequence,
+                asns,
+            }) if asns.len() < usize::from(u8::MAX) => {
                 asns.insert(0, asn);
             }
             Some(_) | None => {
-                self.segments.insert(0, Segment { kind: SegmentKind::Sequence, asns: vec![asn] });
+                self.segments.insert(
+                    0,
+                    Segment {
+                        kind: SegmentKind::Sequence,
+                        asns: vec![asn],
+                    },
+                );
             }
         }
     }
@@ -140,7 +154,12 @@ mod tests {
 
     #[test]
     fn sets_count_one_and_print_in_braces() {
-        let mut path = AsPath { segments: vec![Segment { kind: SegmentKind::Set, asns: vec![Asn(1), Asn(2)] }] };
+        let mut path = AsPath {
+            segments: vec![Segment {
+                kind: SegmentKind::Set,
+                asns: vec![Asn(1), Asn(2)],
+            }],
+        };
         path.prepend(Asn(3));
         assert_eq!(path.hops(), 2);
         assert_eq!(path.to_string(), "3 {1,2}");

@@ -63,7 +63,9 @@ impl Header {
     fn read(&mut self, code: u8, octets: &[u8]) {
         let mut value = Reader::new(octets);
         match code {
-            code::ORIGIN => self.origin = value.u8().and_then(Origin::from_code).unwrap_or_default(),
+            code::ORIGIN => {
+                self.origin = value.u8().and_then(Origin::from_code).unwrap_or_default()
+            }
             code::AS_PATH => self.read_path(value),
             code::MED => {
                 self.med = value.u32().unwrap_or_default();
@@ -158,7 +160,10 @@ pub struct AttrSet {
 impl AttrSet {
     /// Takes canonical octets.
     pub fn from_canonical(octets: &[u8]) -> Self {
-        Self { header: Header::of(octets), octets: octets.into() }
+        Self {
+            header: Header::of(octets),
+            octets: octets.into(),
+        }
     }
 
     /// Encodes attributes.

@@ -71,8 +71,15 @@ struct PrefixTrie {
 impl Compiled {
     /// Prepares a filter.
     pub fn compile(source: &Arc<Filter>) -> Self {
-        let rules = source.rules.iter().map(|rule| rule.matches.iter().map(Condition::compile).collect()).collect();
-        Self { source: Arc::clone(source), rules }
+        let rules = source
+            .rules
+            .iter()
+            .map(|rule| rule.matches.iter().map(Condition::compile).collect())
+            .collect();
+        Self {
+            source: Arc::clone(source),
+            rules,
+        }
     }
 
     /// The filter it was made from.
@@ -103,18 +110,37 @@ impl Compiled {
                 rewrites.push(index);
             }
             match rule.verdict {
-                Verdict::Accept => return Outcome { accepted: true, rewrites },
-                Verdict::Reject => return Outcome { accepted: false, rewrites },
+                Verdict::Accept => {
+                    return Outcome {
+                        accepted: true,
+                        rewrites,
+                    };
+                }
+                Verdict::Reject => {
+                    return Outcome {
+                        accepted: false,
+                        rewrites,
+                    };
+                }
                 Verdict::Next => {}
             }
         }
-        Outcome { accepted: self.source.default == Verdict::Accept, rewrites }
+        Outcome {
+            accepted: self.source.default == Verdict::Accept,
+            rewrites,
+        }
     }
 
     /// Applies the actions of an outcome.
     pub fn rewrite(&self, rewrites: &Rewrites, route: &mut Rewritten) {
         for index in rewrites {
-            for action in self.source.rules.get(usize::from(*index)).into_iter().flat_map(|rule| &rule.actions) {
+            for action in self
+                .source
+                .rules
+                .get(usize::from(*index))
+                .into_iter()
+                .flat_map(|rule| &rule.actions)
+            {
                 route.apply(action);
             }
         }
@@ -135,17 +161,27 @@ pub struct Rewritten {
 impl Rewritten {
     /// A route nothing was done to yet.
     pub fn new(attributes: Attributes) -> Self {
-        Self { attributes, next_hop: None, priority: None }
+        Self {
+            attributes,
+            next_hop: None,
+            priority: None,
+        }
     }
 
     fn apply(&mut self, action: &Action) {
         match action {
             Action::AddCommunities(more) => self.attributes.add_communities(more),
-            Action::RemoveCommunities(gone) => self.attributes.communities.retain(|community| !gone.contains(community)),
+            Action::RemoveCommunities(gone) => self
+                .attributes
+                .communities
+                .retain(|community| !gone.contains(community)),
             Action::AddLargeCommunities(more) => self.attributes.add_large_communities(more),
             Action::SetLocalPref(value) => self.attributes.local_pref = Some(*value),
             Action::SetMed(value) => self.attributes.med = Some(*value),
-            Action::Prepend(asns) => asns.iter().rev().for_each(|asn| self.attributes.as_path.prepend(*asn)),
+            Action::Prepend(asns) => asns
+                .iter()
+                .rev()
+                .for_each(|asn| self.attributes.as_path.prepend(*asn)),
             Action::SetNextHop(address) => self.next_hop = Some(*address),
             Action::SetPriority(metric) => self.priority = Some(*metric),
         }
@@ -155,7 +191,9 @@ impl Rewritten {
 impl Condition {
     fn compile(source: &Match) -> Self {
         match source {
-            Match::Prefixes(list) if list.len() >= TRIE_FROM => Self::Trie(Box::new(PrefixTrie::new(list))),
+            Match::Prefixes(list) if list.len() >= TRIE_FROM => {
+                Self::Trie(Box::new(PrefixTrie::new(list)))
+            }
             Match::Prefixes(list) => Self::List(list.clone()),
             Match::Not(inner) => Self::Not(Box::new(Self::compile(inner))),
             Match::Any(inner) => Self::Any(inner.iter().map(Self::compile).collect()),
@@ -192,18 +230,24 @@ fn plain_holds(plain: &Match, subject: &Subject<'_>) -> bool {
         Match::Origin(origin) => subject.attributes.header().origin == *origin,
         Match::Communities(wanted) => {
             let attributes = subject.attributes.attributes();
-            wanted.iter().all(|community| attributes.communities.contains(community))
+            wanted
+                .iter()
+                .all(|community| attributes.communities.contains(community))
         }
         Match::LargeCommunities(wanted) => {
             let attributes = subject.attributes.attributes();
-            wanted.iter().all(|community| attributes.large_communities.contains(community))
+            wanted
+                .iter()
+                .all(|community| attributes.large_communities.contains(community))
         }
         Match::AsPathPrefix(wanted) => {
             let attributes = subject.attributes.attributes();
             let mut path = attributes.as_path.asns();
             wanted.iter().all(|asn| path.next() == Some(*asn))
         }
-        Match::AsPathContains(wanted) => crate::attr::any_asn(subject.attributes.octets(), |asn| asn == *wanted),
+        Match::AsPathContains(wanted) => {
+            crate::attr::any_asn(subject.attributes.octets(), |asn| asn == *wanted)
+        }
         Match::Prefixes(list) => list.iter().any(|entry| entry.fits(subject.prefix)),
         Match::Not(inner) => !plain_holds(inner, subject),
         Match::Any(inner) => inner.iter().any(|plain| plain_holds(plain, subject)),
@@ -248,7 +292,10 @@ mod tests {
             owner: None,
         };
         let (outcome, trace) = Compiled::compile(filter).explain(&subject);
-        (outcome.accepted, trace.0.iter().map(ToString::to_string).collect())
+        (
+            outcome.accepted,
+            trace.0.iter().map(ToString::to_string).collect(),
+        )
     }
 
     fn net(text: &str) -> IpNet {
@@ -259,9 +306,23 @@ mod tests {
     fn the_first_deciding_rule_wins_and_is_named() {
         let filter = Arc::new(Filter {
             rules: vec![
-                Rule::new("martians", vec![Match::Prefixes(martians())], Verdict::Reject),
-                Rule::new("default", vec![Match::Prefixes(default_routes())], Verdict::Reject),
-                Rule::new("own", vec![Match::Prefixes(vec![PrefixMatch::within(net("10.244.0.0/26"))])], Verdict::Reject),
+                Rule::new(
+                    "martians",
+                    vec![Match::Prefixes(martians())],
+                    Verdict::Reject,
+                ),
+                Rule::new(
+                    "default",
+                    vec![Match::Prefixes(default_routes())],
+                    Verdict::Reject,
+                ),
+                Rule::new(
+                    "own",
+                    vec![Match::Prefixes(vec![PrefixMatch::within(net(
+                        "10.244.0.0/26",
+                    ))])],
+                    Verdict::Reject,
+                ),
                 Rule::new("rest", vec![], Verdict::Accept),
             ],
             default: Verdict::Reject,
@@ -274,7 +335,11 @@ mod tests {
             ("10.244.0.0/25", true, "rest"),
             ("203.0.113.0/24", true, "rest"),
         ] {
-            assert_eq!(outcome(&filter, prefix), (accepted, vec![rule.to_owned()]), "{prefix}");
+            assert_eq!(
+                outcome(&filter, prefix),
+                (accepted, vec![rule.to_owned()]),
+                "{prefix}"
+            );
         }
     }
 
@@ -282,14 +347,37 @@ mod tests {
     fn long_lists_decide_like_short_ones() {
         let list: Vec<PrefixMatch> = (0..40u8)
             .map(|third| PrefixMatch::more_specific(net(&format!("10.1.{third}.0/24"))))
-            .chain([PrefixMatch::exact(net("10.0.0.0/8")), PrefixMatch { net: net("10.2.0.0/16"), lengths: crate::filter::Lengths::Between(20, 24) }])
+            .chain([
+                PrefixMatch::exact(net("10.0.0.0/8")),
+                PrefixMatch {
+                    net: net("10.2.0.0/16"),
+                    lengths: crate::filter::Lengths::Between(20, 24),
+                },
+            ])
             .collect();
         let filter = |list: Vec<PrefixMatch>| {
-            Arc::new(Filter { rules: vec![Rule::new("list", vec![Match::Prefixes(list)], Verdict::Accept)], default: Verdict::Reject })
+            Arc::new(Filter {
+                rules: vec![Rule::new(
+                    "list",
+                    vec![Match::Prefixes(list)],
+                    Verdict::Accept,
+                )],
+                default: Verdict::Reject,
+            })
         };
-        for prefix in ["10.1.7.0/24", "10.1.7.0/25", "10.0.0.0/8", "10.0.0.0/9", "10.2.16.0/20", "10.2.0.0/19", "10.2.0.0/25"] {
+        for prefix in [
+            "10.1.7.0/24",
+            "10.1.7.0/25",
+            "10.0.0.0/8",
+            "10.0.0.0/9",
+            "10.2.16.0/20",
+            "10.2.0.0/19",
+            "10.2.0.0/25",
+        ] {
             let long = outcome(&filter(list.clone()), prefix).0;
-            let short = list.chunks(10).any(|part| outcome(&filter(part.to_vec()), prefix).0);
+            let short = list
+                .chunks(10)
+                .any(|part| outcome(&filter(part.to_vec()), prefix).0);
             assert_eq!(long, short, "{prefix}");
         }
     }
@@ -300,7 +388,10 @@ mod tests {
         tag.actions = vec![Action::AddCommunities(vec![Community::new(1, 2)])];
         let mut prefer = Rule::new("prefer", vec![], Verdict::Accept);
         prefer.actions = vec![Action::SetLocalPref(200)];
-        let compiled = Compiled::compile(&Arc::new(Filter { rules: vec![tag, prefer], default: Verdict::Reject }));
+        let compiled = Compiled::compile(&Arc::new(Filter {
+            rules: vec![tag, prefer],
+            default: Verdict::Reject,
+        }));
         let mut route = Rewritten::new(Attributes::default());
         compiled.rewrite(&Rewrites::from_slice(&[0, 1]), &mut route);
         assert_eq!(route.attributes.local_pref, Some(200));

@@ -24,12 +24,18 @@ pub struct Filter {
 impl Filter {
     /// A filter that passes everything unchanged.
     pub fn accept_all() -> Arc<Self> {
-        Arc::new(Self { rules: Vec::new(), default: Verdict::Accept })
+        Arc::new(Self {
+            rules: Vec::new(),
+            default: Verdict::Accept,
+        })
     }
 
     /// A filter that passes nothing.
     pub fn reject_all() -> Arc<Self> {
-        Arc::new(Self { rules: Vec::new(), default: Verdict::Reject })
+        Arc::new(Self {
+            rules: Vec::new(),
+            default: Verdict::Reject,
+        })
     }
 }
 
@@ -49,7 +55,12 @@ pub struct Rule {
 impl Rule {
     /// A rule without actions.
     pub fn new(name: &str, matches: Vec<Match>, verdict: Verdict) -> Self {
-        Self { name: Arc::from(name), matches, actions: Vec::new(), verdict }
+        Self {
+            name: Arc::from(name),
+            matches,
+            actions: Vec::new(),
+            verdict,
+        }
     }
 }
 
@@ -129,17 +140,26 @@ pub enum Lengths {
 impl PrefixMatch {
     /// `net` itself.
     pub fn exact(net: IpNet) -> Self {
-        Self { net: net.trunc(), lengths: Lengths::Exact }
+        Self {
+            net: net.trunc(),
+            lengths: Lengths::Exact,
+        }
     }
 
     /// `net` and everything inside it.
     pub fn within(net: IpNet) -> Self {
-        Self { net: net.trunc(), lengths: Lengths::Within }
+        Self {
+            net: net.trunc(),
+            lengths: Lengths::Within,
+        }
     }
 
     /// Everything inside `net`, without `net`.
     pub fn more_specific(net: IpNet) -> Self {
-        Self { net: net.trunc(), lengths: Lengths::MoreSpecific }
+        Self {
+            net: net.trunc(),
+            lengths: Lengths::MoreSpecific,
+        }
     }
 
     /// Whether `prefix` fits.
@@ -202,14 +222,21 @@ pub fn martians() -> Vec<PrefixMatch> {
         "fe80::/10",
         "ff00::/8",
     ];
-    INSIDE.iter().map(|text| PrefixMatch::within(constant(text))).collect()
+    INSIDE
+        .iter()
+        .map(|text| PrefixMatch::within(constant(text)))
+        .collect()
 }
 
 /// The default routes of both families, exactly.
 pub fn default_routes() -> Vec<PrefixMatch> {
-    ["0.0.0.0/0", "::/0"].iter().map(|text| PrefixMatch::exact(constant(text))).collect()
+    ["0.0.0.0/0", "::/0"]
+        .iter()
+        .map(|text| PrefixMatch::exact(constant(text)))
+        .collect()
 }
 
 fn constant(text: &str) -> IpNet {
-    text.parse().expect("the tables of this file hold valid prefixes")
+    text.parse()
+        .expect("the tables of this file hold valid prefixes")
 }

@@ -42,16 +42,26 @@ pub(super) enum Event {
 /// Calls a peer and reports the outcome.
 pub(super) async fn dial(request: ConnectRequest, events: mpsc::Sender<Event>) {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-    let outcome = timeout(request.timeout, connect(&request)).await.unwrap_or_else(|_| Err(late()));
+    let outcome = timeout(request.timeout, connect(&request))
+        .await
+        .unwrap_or_else(|_| Err(late()));
     // A driver that is gone needs no report.
     let _ = events.send(Event::Dialled(request.conn, outcome)).await;
 }
 
 async fn connect(request: &ConnectRequest) -> io::Result<TcpStream> {
-    let socket = if request.remote.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = if request.remote.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
     prepare(socket.as_fd(), request.remote, request.ttl)?;
     if request.password.is_some() {
-        sys::set_md5(socket.as_fd(), request.remote.ip(), request.password.as_ref())?;
+        sys::set_md5(
+            socket.as_fd(),
+            request.remote.ip(),
+            request.password.as_ref(),
+        )?;
     }
     if let Some(local) = request.local {
         socket.bind(SocketAddr::new(local, 0))?;
@@ -63,7 +73,11 @@ async fn connect(request: &ConnectRequest) -> io::Result<TcpStream> {
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn prepare(socket: std::os::fd::BorrowedFd<'_>, remote: SocketAddr, ttl: Ttl) -> io::Result<()> {
+pub(super) fn prepare(
+    socket: std::os::fd::BorrowedFd<'_>,
+    remote: SocketAddr,
+    ttl: Ttl,
+) -> io::Result<()> {
     sys::set_ttl(socket, remote.ip().to_canonical(), ttl)
 }
 
@@ -106,7 +120,11 @@ async fn read(conn: ConnId, stream: &TcpStream, events: &mpsc::Sender<Event>) ->
         match stream.try_read_buf(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(_) => {
-                if events.send(Event::Received(conn, buffer.split().freeze())).await.is_err() {
+                if events
+                    .send(Event::Received(conn, buffer.split().freeze()))
+                    .await
+                    .is_err()
+                {
                     return Ok(());
                 }
             }
@@ -139,10 +157,13 @@ async fn write(
 ) -> io::Result<()> {
     let mut chunks = Vec::with_capacity(CHUNKS);
     while writes.recv_many(&mut chunks, CHUNKS).await > 0 {
-        let mut pending = chunks.drain(..).collect::<std::collections::VecDeque<Bytes>>();
+        let mut pending = chunks
+            .drain(..)
+            .collect::<std::collections::VecDeque<Bytes>>();
         while !pending.is_empty() {
             stream.writable().await?;
-            let slices: Vec<IoSlice<'_>> = pending.iter().map(|chunk| IoSlice::new(chunk)).collect();
+            let slices: Vec<IoSlice<'_>> =
+                pending.iter().map(|chunk| IoSlice::new(chunk)).collect();
             match stream.try_write_vectored(&slices) {
                 Ok(written) => {
                     advance(&mut pending, written);

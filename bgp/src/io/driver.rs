@@ -1,5 +1,8 @@
 //! The task that owns the speaker.
-#![expect(clippy::disallowed_methods, reason = "the driver is where the clock is read")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the driver is where the clock is read"
+)]
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -20,7 +23,9 @@ use super::handle::{Command, Handle};
 use super::{listener, sys};
 use crate::Speaker;
 use crate::session::{ConnId, WINDOW_CHUNKS};
-use crate::speaker::{ConnectRequest, Drain, Event, FibConsumer, FibUpdate, Input, ListenKey, Output, PeerTable};
+use crate::speaker::{
+    ConnectRequest, Drain, Event, FibConsumer, FibUpdate, Input, ListenKey, Output, PeerTable,
+};
 
 /// Commands that may wait: configuration comes in one at a time, so this is plenty.
 const COMMANDS: usize = 64;
@@ -67,7 +72,10 @@ pub enum SpawnError {
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub fn spawn(speaker: Speaker, listen: &ListenConfig) -> Result<(Handle, JoinHandle<()>), SpawnError> {
+pub fn spawn(
+    speaker: Speaker,
+    listen: &ListenConfig,
+) -> Result<(Handle, JoinHandle<()>), SpawnError> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (reports, reported) = mpsc::channel(REPORTS);
     let (status, peers) = watch::channel(Arc::new(speaker.peers(Instant::now())));
@@ -76,7 +84,10 @@ pub fn spawn(speaker: Speaker, listen: &ListenConfig) -> Result<(Handle, JoinHan
     let mut tasks = JoinSet::new();
     let mut listeners = Vec::new();
     for address in &listen.addresses {
-        let listener = listener::bind(*address).map_err(|error| SpawnError::Listen { address: *address, error })?;
+        let listener = listener::bind(*address).map_err(|error| SpawnError::Listen {
+            address: *address,
+            error,
+        })?;
         let listener = Arc::new(listener);
         tasks.spawn(listener::run(Arc::clone(&listener), reports.clone()));
         listeners.push(listener);
@@ -97,7 +108,12 @@ pub fn spawn(speaker: Speaker, listen: &ListenConfig) -> Result<(Handle, JoinHan
         listening: tasks,
         tasks: JoinSet::new(),
     };
-    let handle = Handle { commands, peers, events, fib_wake };
+    let handle = Handle {
+        commands,
+        peers,
+        events,
+        fib_wake,
+    };
     Ok((handle, tokio::spawn(driver.run())))
 }
 
@@ -140,7 +156,9 @@ impl Driver {
         loop {
             self.settle();
             match self.wake().await {
-                Wake::Command(Some(Command::Shutdown(drain, reply))) => return self.leave(&drain, Some(reply)).await,
+                Wake::Command(Some(Command::Shutdown(drain, reply))) => {
+                    return self.leave(&drain, Some(reply)).await;
+                }
                 Wake::Command(None) => return self.leave(&Drain::Restart, None).await,
                 Wake::Command(Some(command)) => self.command(command),
                 Wake::Report(report) => self.report(report),
@@ -161,7 +179,12 @@ impl Driver {
     }
 
     async fn wake(&mut self) -> Wake {
-        let deadline = self.speaker.next_deadline().into_iter().chain(self.status_at).min();
+        let deadline = self
+            .speaker
+            .next_deadline()
+            .into_iter()
+            .chain(self.status_at)
+            .min();
         let due = async {
             match deadline {
                 Some(at) => sleep_until(at.into()).await,
@@ -217,7 +240,9 @@ impl Driver {
 
     fn dial(&mut self, request: ConnectRequest) {
         let conn = request.conn;
-        let task = self.tasks.spawn(connection::dial(request, self.reports.clone()));
+        let task = self
+            .tasks
+            .spawn(connection::dial(request, self.reports.clone()));
         self.conns.insert(conn, Conn { task, open: None });
     }
 
@@ -232,7 +257,8 @@ impl Driver {
                 conn.task.abort();
             }
             let error = Some(Arc::from("send window exceeded"));
-            self.speaker.handle(Input::Closed { conn, error }, Instant::now());
+            self.speaker
+                .handle(Input::Closed { conn, error }, Instant::now());
         }
     }
 
@@ -242,8 +268,16 @@ impl Driver {
                 tracing::error!(peer = %key.address, %error, "setting the TCP-MD5 key on a listener failed");
             }
         }
-        let open = self.conns.values().filter_map(|conn| conn.open.as_ref()).map(|(stream, _)| stream);
-        for stream in open.filter(|stream| stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical() == key.address)) {
+        let open = self
+            .conns
+            .values()
+            .filter_map(|conn| conn.open.as_ref())
+            .map(|(stream, _)| stream);
+        for stream in open.filter(|stream| {
+            stream
+                .peer_addr()
+                .is_ok_and(|peer| peer.ip().to_canonical() == key.address)
+        }) {
             if let Err(error) = sys::set_md5(stream.as_fd(), key.address, key.password.as_ref()) {
                 tracing::warn!(peer = %key.address, %error, "changing the TCP-MD5 key of a connection failed");
             }
@@ -258,9 +292,12 @@ impl Driver {
             ConnEvent::Dialled(conn, Err(error)) => {
                 self.conns.remove(&conn);
                 let error = Arc::from(error.to_string());
-                self.speaker.handle(Input::ConnectFailed { conn, error }, now);
+                self.speaker
+                    .handle(Input::ConnectFailed { conn, error }, now);
             }
-            ConnEvent::Received(conn, octets) => self.speaker.handle(Input::Received { conn, octets }, now),
+            ConnEvent::Received(conn, octets) => {
+                self.speaker.handle(Input::Received { conn, octets }, now)
+            }
             ConnEvent::Sent(conn, octets) => self.speaker.handle(Input::Sent { conn, octets }, now),
             ConnEvent::Closed(conn, error) => {
                 self.conns.remove(&conn);
@@ -278,7 +315,9 @@ impl Driver {
             tracing::debug!(%remote, "connection from an address that is no peer");
             return;
         };
-        let prepared = stream.set_nodelay(true).and_then(|()| connection::prepare(stream.as_fd(), remote, ttl));
+        let prepared = stream
+            .set_nodelay(true)
+            .and_then(|()| connection::prepare(stream.as_fd(), remote, ttl));
         if let Err(error) = prepared {
             tracing::warn!(%remote, %error, "preparing an accepted connection failed");
             let error = Some(Arc::from(error.to_string()));
@@ -292,15 +331,25 @@ impl Driver {
         if self.conns.remove(&conn).is_none() {
             return;
         }
-        let ends = stream.set_nodelay(true).and_then(|()| Ok((stream.local_addr()?, stream.peer_addr()?)));
+        let ends = stream
+            .set_nodelay(true)
+            .and_then(|()| Ok((stream.local_addr()?, stream.peer_addr()?)));
         match ends {
             Ok((local, remote)) => {
                 self.open(conn, stream);
-                self.speaker.handle(Input::Connected { conn, local, remote }, now);
+                self.speaker.handle(
+                    Input::Connected {
+                        conn,
+                        local,
+                        remote,
+                    },
+                    now,
+                );
             }
             Err(error) => {
                 let error = Arc::from(error.to_string());
-                self.speaker.handle(Input::ConnectFailed { conn, error }, now);
+                self.speaker
+                    .handle(Input::ConnectFailed { conn, error }, now);
             }
         }
     }
@@ -308,8 +357,19 @@ impl Driver {
     fn open(&mut self, conn: ConnId, stream: TcpStream) {
         let stream = Arc::new(stream);
         let (writes, written) = mpsc::channel(WINDOW_CHUNKS + WRITE_SLACK);
-        let task = self.tasks.spawn(connection::run(conn, Arc::clone(&stream), written, self.reports.clone()));
-        self.conns.insert(conn, Conn { task, open: Some((stream, writes)) });
+        let task = self.tasks.spawn(connection::run(
+            conn,
+            Arc::clone(&stream),
+            written,
+            self.reports.clone(),
+        ));
+        self.conns.insert(
+            conn,
+            Conn {
+                task,
+                open: Some((stream, writes)),
+            },
+        );
     }
 
     fn command(&mut self, command: Command) {
@@ -317,7 +377,9 @@ impl Driver {
         // A caller that went away does not want its answer.
         match command {
             Command::Plan(desired, reply) => drop(reply.send(self.speaker.plan(&desired))),
-            Command::Reconcile(desired, reply) => drop(reply.send(self.speaker.reconcile(*desired, now))),
+            Command::Reconcile(desired, reply) => {
+                drop(reply.send(self.speaker.reconcile(*desired, now)))
+            }
             Command::Originate(diff, reply) => {
                 self.speaker.originate(diff, now);
                 let _ = reply.send(());
@@ -370,7 +432,9 @@ impl Driver {
         self.status_at = None;
         let fresh = self.speaker.peers(now);
         self.status.send_if_modified(|held| {
-            let changed = held.peers != fresh.peers || held.counters != fresh.counters || held.deferring != fresh.deferring;
+            let changed = held.peers != fresh.peers
+                || held.counters != fresh.counters
+                || held.deferring != fresh.deferring;
             *held = Arc::new(fresh);
             changed
         });
@@ -384,7 +448,10 @@ impl Driver {
         self.conns.clear();
         // Connection tasks may want to report while they end.
         self.reported.close();
-        let ended = timeout(FAREWELL, async { while self.tasks.join_next().await.is_some() {} }).await;
+        let ended = timeout(FAREWELL, async {
+            while self.tasks.join_next().await.is_some() {}
+        })
+        .await;
         if ended.is_err() {
             tracing::warn!("connections still open when leaving");
         }
@@ -399,14 +466,28 @@ fn log(event: &Event) {
         Event::Established { peer, families } => {
             tracing::info!(%peer, families = ?families.iter().collect::<Vec<_>>(), "session established");
         }
-        Event::Down { peer, reason, retained } => {
+        Event::Down {
+            peer,
+            reason,
+            retained,
+        } => {
             tracing::warn!(%peer, %reason, retained = !retained.is_empty(), "session down");
         }
-        Event::Refused { peer, reason } => tracing::debug!(%peer, %reason, "session not established"),
+        Event::Refused { peer, reason } => {
+            tracing::debug!(%peer, %reason, "session not established")
+        }
         Event::EndOfRib { peer, family } => tracing::debug!(%peer, %family, "end of rib"),
-        Event::StaleSwept { peer, family, routes } => tracing::info!(%peer, %family, routes, "stale routes swept"),
+        Event::StaleSwept {
+            peer,
+            family,
+            routes,
+        } => tracing::info!(%peer, %family, routes, "stale routes swept"),
         Event::DeferralEnded { family } => tracing::info!(%family, "route selection begins"),
-        Event::MaxPrefixes { peer, family, limit } => tracing::error!(%peer, %family, limit, "too many prefixes"),
+        Event::MaxPrefixes {
+            peer,
+            family,
+            limit,
+        } => tracing::error!(%peer, %family, limit, "too many prefixes"),
         Event::SessionPanicked { peer } => tracing::error!(%peer, "session code panicked"),
     }
 }

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 use crate::speaker::{
-    Desired, Drain, Event, Explanation, FibUpdate, NextHopFacts, OriginateDiff, PeerTable, Plan, RouteQuery, RouteRow,
+    Desired, Drain, Event, Explanation, FibUpdate, NextHopFacts, OriginateDiff, PeerTable, Plan,
+    RouteQuery, RouteRow,
 };
 
 /// A running speaker. Cheap to clone; the driver ends when [`Handle::shutdown`] was called or the last handle is gone.
@@ -52,7 +53,8 @@ impl Handle {
     /// # Errors
     /// [`Stopped`] when the driver is gone.
     pub async fn plan(&self, desired: Desired) -> Result<Plan, Stopped> {
-        self.ask(|reply| Command::Plan(Box::new(desired), reply)).await
+        self.ask(|reply| Command::Plan(Box::new(desired), reply))
+            .await
     }
 
     /// Makes `desired` the configuration; the answer says what changes and which sessions bounce, and why.
@@ -60,7 +62,8 @@ impl Handle {
     /// # Errors
     /// [`Stopped`] when the driver is gone.
     pub async fn reconcile(&self, desired: Desired) -> Result<Plan, Stopped> {
-        self.ask(|reply| Command::Reconcile(Box::new(desired), reply)).await
+        self.ask(|reply| Command::Reconcile(Box::new(desired), reply))
+            .await
     }
 
     /// Changes the set of originated routes.
@@ -85,7 +88,10 @@ impl Handle {
     /// [`Stopped`] when the driver is gone.
     pub async fn fib_changes(&self) -> Result<FibReader, Stopped> {
         let updates = self.ask(Command::Subscribe).await?;
-        Ok(FibReader { updates, wake: Arc::clone(&self.fib_wake) })
+        Ok(FibReader {
+            updates,
+            wake: Arc::clone(&self.fib_wake),
+        })
     }
 
     /// Why a prefix is used or not, and what every peer is told.
@@ -112,9 +118,16 @@ impl Handle {
         self.ask(|reply| Command::Shutdown(drain, reply)).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.ok().ok_or(Stopped)?;
+        self.commands
+            .send(command(reply))
+            .await
+            .ok()
+            .ok_or(Stopped)?;
         answer.await.ok().ok_or(Stopped)
     }
 }

@@ -1,5 +1,8 @@
 //! Socket options that no safe wrapper offers.
-#![expect(unsafe_code, reason = "setsockopt takes a pointer; both callers pass a live value and its size")]
+#![expect(
+    unsafe_code,
+    reason = "setsockopt takes a pointer; both callers pass a live value and its size"
+)]
 
 use std::io;
 use std::mem::size_of;
@@ -31,8 +34,20 @@ fn set<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::R
     let length = socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
     // SAFETY: `value` lives over the call and `length` is its size; the kernel only reads it. `socket` is an open
     // descriptor by its type.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast::<c_void>(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast::<c_void>(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Sets TTL handling and marks packets as network control.
@@ -41,8 +56,18 @@ fn set<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::R
 /// What the kernel says.
 pub(super) fn set_ttl(socket: BorrowedFd<'_>, remote: IpAddr, ttl: Ttl) -> io::Result<()> {
     let (level, send, min, class) = match remote {
-        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_MINTTL, libc::IP_TOS),
-        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, libc::IPV6_MINHOPCOUNT, libc::IPV6_TCLASS),
+        IpAddr::V4(_) => (
+            libc::IPPROTO_IP,
+            libc::IP_TTL,
+            libc::IP_MINTTL,
+            libc::IP_TOS,
+        ),
+        IpAddr::V6(_) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_UNICAST_HOPS,
+            libc::IPV6_MINHOPCOUNT,
+            libc::IPV6_TCLASS,
+        ),
     };
     set(socket, level, class, &NETWORK_CONTROL)?;
     if let Some(hops) = ttl.send {
@@ -58,8 +83,14 @@ pub(super) fn set_ttl(socket: BorrowedFd<'_>, remote: IpAddr, ttl: Ttl) -> io::R
 ///
 /// # Errors
 /// What the kernel says: ENOMEM when `net.core.optmem_max` is used up.
-pub(super) fn set_md5(socket: BorrowedFd<'_>, peer: IpAddr, password: Option<&Password>) -> io::Result<()> {
-    let key_octets = password.map(|password| password.expose().as_bytes()).unwrap_or_default();
+pub(super) fn set_md5(
+    socket: BorrowedFd<'_>,
+    peer: IpAddr,
+    password: Option<&Password>,
+) -> io::Result<()> {
+    let key_octets = password
+        .map(|password| password.expose().as_bytes())
+        .unwrap_or_default();
     let mut key = [0; Password::MAX_LEN];
     for (place, octet) in key.iter_mut().zip(key_octets) {
         *place = *octet;
@@ -87,7 +118,9 @@ fn socket_address(address: IpAddr) -> libc::sockaddr_storage {
             let v4 = libc::sockaddr_in {
                 sin_family: libc::AF_INET as libc::sa_family_t,
                 sin_port: 0,
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(address.octets()),
+                },
                 sin_zero: [0; 8],
             };
             // SAFETY: sockaddr_storage is at least as large and as aligned as every sockaddr.
@@ -98,7 +131,9 @@ fn socket_address(address: IpAddr) -> libc::sockaddr_storage {
                 sin6_family: libc::AF_INET6 as libc::sa_family_t,
                 sin6_port: 0,
                 sin6_flowinfo: 0,
-                sin6_addr: libc::in6_addr { s6_addr: address.octets() },
+                sin6_addr: libc::in6_addr {
+                    s6_addr: address.octets(),
+                },
                 sin6_scope_id: 0,
             };
             // SAFETY: as above.

@@ -56,14 +56,27 @@ impl Bundle {
     /// Adds a destination as it stands; whether members are told it now. `told`: whether they were before.
     pub fn add(&mut self, exporter: &Exporter<'_>, dest: &Dest, told: bool) -> bool {
         let announced = exporter.decide(dest).and_then(|(path, outcome)| {
-            let key = (path.attributes, path.next_hop, path.peer, outcome.rewrites.clone());
+            let key = (
+                path.attributes,
+                path.next_hop,
+                path.peer,
+                outcome.rewrites.clone(),
+            );
             let buckets = &mut self.buckets;
             let index = *self.index.entry(key).or_insert_with(|| {
                 let exported = exporter.render(path, &outcome).ok();
-                buckets.push(Bucket { source: path.peer, exported, prefixes: Vec::new(), told: Vec::new() });
+                buckets.push(Bucket {
+                    source: path.peer,
+                    exported,
+                    prefixes: Vec::new(),
+                    told: Vec::new(),
+                });
                 buckets.len() - 1
             });
-            self.buckets.get_mut(index).filter(|bucket| bucket.exported.is_some()).ok_or(Withheld::NoNextHop)
+            self.buckets
+                .get_mut(index)
+                .filter(|bucket| bucket.exported.is_some())
+                .ok_or(Withheld::NoNextHop)
         });
         match announced {
             Ok(bucket) => {
@@ -87,9 +100,18 @@ impl Bundle {
         let mut chunks = Vec::new();
         if !self.withdrawn.is_empty() {
             let (octets, messages) = withdraw(key, &self.withdrawn);
-            chunks.push(Chunk { octets, messages, instead: None, audience: None });
+            chunks.push(Chunk {
+                octets,
+                messages,
+                instead: None,
+                audience: None,
+            });
         }
-        chunks.extend(self.buckets.into_iter().filter_map(|bucket| bucket.encode(key)));
+        chunks.extend(
+            self.buckets
+                .into_iter()
+                .filter_map(|bucket| bucket.encode(key)),
+        );
         chunks
     }
 }
@@ -117,8 +139,17 @@ impl Bucket {
             });
         };
         let header = Header::of(&exported.attributes);
-        let audience = Some(Audience { source: self.source, header, attributes: exported.attributes });
-        Some(Chunk { octets: octets.into(), messages, instead, audience })
+        let audience = Some(Audience {
+            source: self.source,
+            header,
+            attributes: exported.attributes,
+        });
+        Some(Chunk {
+            octets: octets.into(),
+            messages,
+            instead,
+            audience,
+        })
     }
 }
 

@@ -72,7 +72,11 @@ impl<'a> Exporter<'a> {
     pub fn decide(&self, dest: &'a Dest) -> Result<(&'a Path, Outcome), Withheld> {
         let best = self.candidate(dest)?;
         let outcome = self.filter.evaluate(&self.subject(dest, best));
-        if outcome.accepted { Ok((best, outcome)) } else { Err(Withheld::Filtered) }
+        if outcome.accepted {
+            Ok((best, outcome))
+        } else {
+            Err(Withheld::Filtered)
+        }
     }
 
     /// What the rules say and which of them matched.
@@ -101,7 +105,10 @@ impl<'a> Exporter<'a> {
     }
 
     fn subject(&self, dest: &'a Dest, best: &Path) -> Subject<'a> {
-        let external = self.rib.source(best.peer).is_some_and(|source| source.external);
+        let external = self
+            .rib
+            .source(best.peer)
+            .is_some_and(|source| source.external);
         let local = best.peer == PeerId::LOCAL;
         Subject {
             prefix: &dest.prefix,
@@ -112,7 +119,11 @@ impl<'a> Exporter<'a> {
                 (false, true) => LearntFrom::Ebgp,
                 (false, false) => LearntFrom::Ibgp,
             },
-            owner: self.locals.get(&dest.prefix).filter(|_| local).map(|owner| &**owner),
+            owner: self
+                .locals
+                .get(&dest.prefix)
+                .filter(|_| local)
+                .map(|owner| &**owner),
         }
     }
 
@@ -127,11 +138,16 @@ impl<'a> Exporter<'a> {
             route.attributes.med = None;
         }
         self.filter.rewrite(&outcome.rewrites, &mut route);
-        let next_hop = self.next_hop(path, source, route.next_hop).ok_or(Withheld::NoNextHop)?;
+        let next_hop = self
+            .next_hop(path, source, route.next_hop)
+            .ok_or(Withheld::NoNextHop)?;
         self.finish(path, source, &mut route.attributes);
         let mut attributes = Vec::new();
         attribute::put_canonical(&mut attributes, &route.attributes);
-        Ok(Exported { attributes, next_hop })
+        Ok(Exported {
+            attributes,
+            next_hop,
+        })
     }
 
     /// What the kind of session demands, after all rules (RFC 4271 §5.1, RFC 4456 §8).
@@ -143,7 +159,9 @@ impl<'a> Exporter<'a> {
             attributes.as_path.prepend(self.key.local_as);
             return;
         }
-        attributes.local_pref.get_or_insert(Attributes::DEFAULT_LOCAL_PREF);
+        attributes
+            .local_pref
+            .get_or_insert(Attributes::DEFAULT_LOCAL_PREF);
         if path.peer != PeerId::LOCAL && !source.external {
             attributes.originator.get_or_insert(source.router_id);
             attributes.cluster_list.insert(0, self.key.cluster_id);
@@ -151,14 +169,19 @@ impl<'a> Exporter<'a> {
     }
 
     fn next_hop(&self, path: &Path, source: &Source, set: Option<IpAddr>) -> Option<IpAddr> {
-        let received = Some(self.rib.next_hops.address(path.next_hop)).filter(|address| !address.is_unspecified());
+        let received = Some(self.rib.next_hops.address(path.next_hop))
+            .filter(|address| !address.is_unspecified());
         let local = path.peer == PeerId::LOCAL;
         let own = self.key.own_address;
         let chosen = match self.key.next_hop {
             NextHopMode::Explicit(address) => Some(address),
             NextHopMode::OwnAddress => own,
             NextHopMode::Keep => received.or(own),
-            NextHopMode::Auto if self.key.class == Class::External && !(local && received.is_some()) => own,
+            NextHopMode::Auto
+                if self.key.class == Class::External && !(local && received.is_some()) =>
+            {
+                own
+            }
             NextHopMode::Auto => received.or(own),
         };
         let reflected = !local && !source.external && self.key.class != Class::External;

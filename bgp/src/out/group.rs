@@ -49,7 +49,13 @@ pub struct Group {
 impl Group {
     /// A group without members. Its first flush, before any member joins, fills its bits.
     pub fn new(key: GroupKey, filter: Arc<Compiled>) -> Self {
-        Self { key, filter, members: Vec::new(), cursor: Cursor::START, sent: Bitmap::default() }
+        Self {
+            key,
+            filter,
+            members: Vec::new(),
+            cursor: Cursor::START,
+            sent: Bitmap::default(),
+        }
     }
 
     /// Destinations its members are told.
@@ -61,9 +67,19 @@ impl Group {
     pub fn flush(&mut self, rib: &mut Rib, locals: &Locals) -> Vec<Chunk> {
         let mut changed = Vec::new();
         let table = rib.table_mut(self.key.family);
-        table.read(&mut self.cursor, crate::rib::Interest::Best, usize::MAX, &mut changed);
+        table.read(
+            &mut self.cursor,
+            crate::rib::Interest::Best,
+            usize::MAX,
+            &mut changed,
+        );
         let table = rib.table(self.key.family);
-        let exporter = Exporter { rib, key: &self.key, filter: &self.filter, locals };
+        let exporter = Exporter {
+            rib,
+            key: &self.key,
+            filter: &self.filter,
+            locals,
+        };
         let mut bundle = Bundle::default();
         for id in changed {
             let Some(dest) = table.dest(id) else {
@@ -73,15 +89,31 @@ impl Group {
             let tells = bundle.add(&exporter, dest, told);
             self.sent.set(id, tells);
         }
-        if self.members.is_empty() { Vec::new() } else { bundle.encode(&self.key) }
+        if self.members.is_empty() {
+            Vec::new()
+        } else {
+            bundle.encode(&self.key)
+        }
     }
 
     /// What one member is told of the destinations from `next` on, `limit` of them at most, and where to go on.
     /// `forget`: destinations it may have been told before and must be told to forget otherwise.
-    pub fn walk(&self, rib: &Rib, locals: &Locals, next: u32, limit: u32, forget: &Forget) -> (Vec<Chunk>, Option<u32>) {
+    pub fn walk(
+        &self,
+        rib: &Rib,
+        locals: &Locals,
+        next: u32,
+        limit: u32,
+        forget: &Forget,
+    ) -> (Vec<Chunk>, Option<u32>) {
         let table = rib.table(self.key.family);
         let end = next.saturating_add(limit).min(table.end());
-        let exporter = Exporter { rib, key: &self.key, filter: &self.filter, locals };
+        let exporter = Exporter {
+            rib,
+            key: &self.key,
+            filter: &self.filter,
+            locals,
+        };
         let mut bundle = Bundle::default();
         for id in (next..end).map(DestId) {
             let Some(dest) = table.dest(id) else {

@@ -79,7 +79,10 @@ impl<'a> Facts<'a> {
             return usize::from(self.ineligible(only).is_none());
         }
         paths.sort_by(|a, b| self.rank(a, b));
-        let eligible = paths.iter().take_while(|path| self.ineligible(path).is_none()).count();
+        let eligible = paths
+            .iter()
+            .take_while(|path| self.ineligible(path).is_none())
+            .count();
         let Some(best) = self.final_winner(paths.get(..eligible).unwrap_or_default()) else {
             return 0;
         };
@@ -100,7 +103,8 @@ impl<'a> Facts<'a> {
     /// The step in which `loser` lost against `winner`; `None` when the two are one path.
     pub(super) fn reason(&self, winner: &Path, loser: &Path) -> Option<Preference> {
         let (winner, loser) = (self.candidate(winner)?, self.candidate(loser)?);
-        let med = self.rules.always_compare_med || winner.header.neighbour == loser.header.neighbour;
+        let med =
+            self.rules.always_compare_med || winner.header.neighbour == loser.header.neighbour;
         steps(&winner, &loser, med).map(|(step, _)| step)
     }
 
@@ -111,7 +115,10 @@ impl<'a> Facts<'a> {
             true => None,
             false => self.attributes.get(path.attributes).header().neighbour,
         };
-        bad(a).cmp(&bad(b)).then_with(|| neighbour(a).cmp(&neighbour(b))).then_with(|| self.compare(a, b, true))
+        bad(a)
+            .cmp(&bad(b))
+            .then_with(|| neighbour(a).cmp(&neighbour(b)))
+            .then_with(|| self.compare(a, b, true))
     }
 
     /// Index of the best among the first of each neighbour group.
@@ -119,7 +126,8 @@ impl<'a> Facts<'a> {
         let mut winner: Option<(usize, &Path)> = None;
         for (index, path) in eligible.iter().enumerate() {
             let better = winner.is_none_or(|(_, best)| {
-                let neighbour = |path: &Path| self.attributes.get(path.attributes).header().neighbour;
+                let neighbour =
+                    |path: &Path| self.attributes.get(path.attributes).header().neighbour;
                 let med = self.rules.always_compare_med || neighbour(best) == neighbour(path);
                 self.compare(path, best, med) == Ordering::Less
             });
@@ -188,7 +196,14 @@ fn steps(a: &Candidate<'_>, b: &Candidate<'_>, med: bool) -> Option<(Preference,
         (P::LocalPref, b.header.local_pref.cmp(&a.header.local_pref)),
         (P::AsPathLength, a.header.hops.cmp(&b.header.hops)),
         (P::Origin, a.header.origin.cmp(&b.header.origin)),
-        (P::Med, if med { a.header.med.cmp(&b.header.med) } else { Ordering::Equal }),
+        (
+            P::Med,
+            if med {
+                a.header.med.cmp(&b.header.med)
+            } else {
+                Ordering::Equal
+            },
+        ),
         (P::External, b.source.external.cmp(&a.source.external)),
         (P::NextHopMetric, a.metric.cmp(&b.metric)),
         (P::RouterId, router_id(a).cmp(&router_id(b))),

@@ -35,12 +35,20 @@ pub enum Cursor {
 
 impl Cursor {
     /// A reader that knows nothing.
-    pub const START: Self = Self::Scan { since: 0, next: 0, then: 0 };
+    pub const START: Self = Self::Scan {
+        since: 0,
+        next: 0,
+        then: 0,
+    };
 }
 
 impl ChangeLog {
     pub(super) fn new() -> Self {
-        Self { ring: Vec::new(), head: 0, read: 0 }
+        Self {
+            ring: Vec::new(),
+            head: 0,
+            read: 0,
+        }
     }
 
     /// Notes a change of `dest` whose newest entry is `last`; the number of its newest entry now.

@@ -22,8 +22,11 @@ impl NextHops {
         if let Some(id) = self.index.get(&address) {
             return *id;
         }
-        let id = NhId(u32::try_from(self.records.len()).expect("fewer than 2^32 next hops fit into memory"));
-        self.records.push((address, Resolution::Resolved { metric: 0 }));
+        let id = NhId(
+            u32::try_from(self.records.len()).expect("fewer than 2^32 next hops fit into memory"),
+        );
+        self.records
+            .push((address, Resolution::Resolved { metric: 0 }));
         self.index.insert(address, id);
         id
     }
@@ -48,6 +51,8 @@ impl NextHops {
     }
 
     fn record(&self, id: NhId) -> &(IpAddr, Resolution) {
-        self.records.get(id.0 as usize).expect("names are never taken back")
+        self.records
+            .get(id.0 as usize)
+            .expect("names are never taken back")
     }
 }

@@ -125,7 +125,13 @@ impl Table {
     /// A destination by prefix.
     pub fn find(&self, prefix: &IpNet) -> Option<DestId> {
         let hash = self.hasher.hash_one(prefix);
-        self.index.find(hash, |index| self.dests.get(*index as usize).is_some_and(|dest| dest.prefix == *prefix)).map(|index| DestId(*index))
+        self.index
+            .find(hash, |index| {
+                self.dests
+                    .get(*index as usize)
+                    .is_some_and(|dest| dest.prefix == *prefix)
+            })
+            .map(|index| DestId(*index))
     }
 
     /// One past the greatest name in use.
@@ -135,7 +141,10 @@ impl Table {
 
     /// All destinations in order of name.
     pub fn iter(&self) -> impl Iterator<Item = (DestId, &Dest)> {
-        (0u32..).map(DestId).zip(&self.dests).filter(|(_, dest)| dest.live)
+        (0u32..)
+            .map(DestId)
+            .zip(&self.dests)
+            .filter(|(_, dest)| dest.live)
     }
 
     fn find_or_insert(&mut self, prefix: IpNet) -> DestId {
@@ -163,13 +172,23 @@ impl Table {
             }
         };
         let (dests, hasher) = (&self.dests, &self.hasher);
-        let rehash = |index: &u32| dests.get(*index as usize).map_or(0, |dest| hasher.hash_one(dest.prefix));
-        self.index.insert_unique(hasher.hash_one(prefix), index, rehash);
+        let rehash = |index: &u32| {
+            dests
+                .get(*index as usize)
+                .map_or(0, |dest| hasher.hash_one(dest.prefix))
+        };
+        self.index
+            .insert_unique(hasher.hash_one(prefix), index, rehash);
         DestId(index)
     }
 
     /// Applies `edit` to the paths of a destination, decides anew, and logs what changed. Whether anything did.
-    fn edit(&mut self, id: DestId, facts: &Facts<'_>, edit: impl FnOnce(&mut SmallVec<[Path; 1]>)) -> bool {
+    fn edit(
+        &mut self,
+        id: DestId,
+        facts: &Facts<'_>,
+        edit: impl FnOnce(&mut SmallVec<[Path; 1]>),
+    ) -> bool {
         let Some(dest) = self.dests.get_mut(id.0 as usize) else {
             return false;
         };
@@ -180,7 +199,8 @@ impl Table {
         let has = dest.paths.len();
         let changed = dest.used() != before.as_slice();
         if changed {
-            let told = |path: Option<&Path>| path.map(|path| (path.peer, path.attributes, path.next_hop));
+            let told =
+                |path: Option<&Path>| path.map(|path| (path.peer, path.attributes, path.next_hop));
             let best_changed = told(dest.best()) != told(before.first());
             dest.changed = self.log.append(id.0, dest.changed);
             if best_changed {
@@ -211,7 +231,11 @@ impl Table {
         loop {
             match *cursor {
                 Cursor::At(at) if !self.log.holds(at) => {
-                    *cursor = Cursor::Scan { since: at, next: 0, then: self.log.head() };
+                    *cursor = Cursor::Scan {
+                        since: at,
+                        next: 0,
+                        then: self.log.head(),
+                    };
                 }
                 Cursor::At(at) => {
                     if at >= self.log.head() {
@@ -224,7 +248,11 @@ impl Table {
                     *cursor = Cursor::At(at + 1);
                     self.log.note_read(at + 1);
                 }
-                Cursor::Scan { since, next, mut then } => {
+                Cursor::Scan {
+                    since,
+                    next,
+                    mut then,
+                } => {
                     if next == 0 {
                         then = self.log.head();
                         self.log.note_read(then);
@@ -264,7 +292,11 @@ impl Table {
     ) -> bool {
         for (index, dest) in (next..).zip(self.dests.get(next as usize..).unwrap_or_default()) {
             if found.len() >= most {
-                *cursor = Cursor::Scan { since, next: index, then };
+                *cursor = Cursor::Scan {
+                    since,
+                    next: index,
+                    then,
+                };
                 return true;
             }
             let newest = match interest {
@@ -373,7 +405,9 @@ impl Rib {
             return;
         };
         for family in Family::ALL {
-            self.redecide(family, |dest| dest.paths.iter().any(|path| path.next_hop == id));
+            self.redecide(family, |dest| {
+                dest.paths.iter().any(|path| path.next_hop == id)
+            });
         }
     }
 
@@ -381,12 +415,21 @@ impl Rib {
     pub fn announce(&mut self, prefix: IpNet, path: Path) -> bool {
         let family = Family::of(&prefix);
         self.attributes.retain(path.attributes);
-        let (table, facts) = split(&mut self.tables, family, self.rules, &self.sources, &self.attributes, &self.next_hops);
+        let (table, facts) = split(
+            &mut self.tables,
+            family,
+            self.rules,
+            &self.sources,
+            &self.attributes,
+            &self.next_hops,
+        );
         let id = table.find_or_insert(prefix);
         let mut replaced = None;
-        table.edit(id, &facts, |paths| match paths.iter_mut().find(|old| old.peer == path.peer) {
-            Some(old) => replaced = Some(std::mem::replace(old, path)),
-            None => paths.push(path),
+        table.edit(id, &facts, |paths| {
+            match paths.iter_mut().find(|old| old.peer == path.peer) {
+                Some(old) => replaced = Some(std::mem::replace(old, path)),
+                None => paths.push(path),
+            }
         });
         match replaced {
             Some(old) => {
@@ -410,7 +453,14 @@ impl Rib {
     pub fn mark_stale(&mut self, peer: PeerId, family: Family) -> usize {
         let mut marked = 0;
         for id in self.names(family, |path| path.peer == peer) {
-            let (table, facts) = split(&mut self.tables, family, self.rules, &self.sources, &self.attributes, &self.next_hops);
+            let (table, facts) = split(
+                &mut self.tables,
+                family,
+                self.rules,
+                &self.sources,
+                &self.attributes,
+                &self.next_hops,
+            );
             table.edit(id, &facts, |paths| {
                 for path in paths.iter_mut().filter(|path| path.peer == peer) {
                     path.stale = true;
@@ -442,20 +492,39 @@ impl Rib {
     }
 
     fn facts(&self) -> Facts<'_> {
-        Facts { rules: self.rules, sources: &self.sources, attributes: &self.attributes, next_hops: &self.next_hops }
+        Facts {
+            rules: self.rules,
+            sources: &self.sources,
+            attributes: &self.attributes,
+            next_hops: &self.next_hops,
+        }
     }
 
     fn names(&self, family: Family, which: impl Fn(&Path) -> bool) -> Vec<DestId> {
-        self.table(family).iter().filter(|(_, dest)| dest.paths.iter().any(&which)).map(|(id, _)| id).collect()
+        self.table(family)
+            .iter()
+            .filter(|(_, dest)| dest.paths.iter().any(&which))
+            .map(|(id, _)| id)
+            .collect()
     }
 
     fn remove_where(&mut self, family: Family, which: impl Fn(&Path) -> bool) -> usize {
-        self.names(family, &which).into_iter().map(|id| self.remove_paths(family, id, &which)).sum()
+        self.names(family, &which)
+            .into_iter()
+            .map(|id| self.remove_paths(family, id, &which))
+            .sum()
     }
 
     fn remove_paths(&mut self, family: Family, id: DestId, which: impl Fn(&Path) -> bool) -> usize {
         let mut removed: SmallVec<[AttrId; 4]> = SmallVec::new();
-        let (table, facts) = split(&mut self.tables, family, self.rules, &self.sources, &self.attributes, &self.next_hops);
+        let (table, facts) = split(
+            &mut self.tables,
+            family,
+            self.rules,
+            &self.sources,
+            &self.attributes,
+            &self.next_hops,
+        );
         table.edit(id, &facts, |paths| {
             paths.retain(|path| {
                 let goes = which(path);
@@ -472,9 +541,21 @@ impl Rib {
     }
 
     fn redecide(&mut self, family: Family, which: impl Fn(&Dest) -> bool) {
-        let ids: Vec<DestId> = self.table(family).iter().filter(|(_, dest)| which(dest)).map(|(id, _)| id).collect();
+        let ids: Vec<DestId> = self
+            .table(family)
+            .iter()
+            .filter(|(_, dest)| which(dest))
+            .map(|(id, _)| id)
+            .collect();
         for id in ids {
-            let (table, facts) = split(&mut self.tables, family, self.rules, &self.sources, &self.attributes, &self.next_hops);
+            let (table, facts) = split(
+                &mut self.tables,
+                family,
+                self.rules,
+                &self.sources,
+                &self.attributes,
+                &self.next_hops,
+            );
             table.edit(id, &facts, |_| ());
         }
     }
@@ -489,5 +570,13 @@ fn split<'a>(
     attributes: &'a Interner,
     next_hops: &'a NextHops,
 ) -> (&'a mut Table, Facts<'a>) {
-    (tables.get_mut(family), Facts { rules, sources, attributes, next_hops })
+    (
+        tables.get_mut(family),
+        Facts {
+            rules,
+            sources,
+            attributes,
+            next_hops,
+        },
+    )
 }

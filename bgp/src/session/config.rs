@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::speaker::{ConnectMode, HoldTime, Password, PeerKey};
 use crate::speaker::Ttl;
+use crate::speaker::{ConnectMode, HoldTime, Password, PeerKey};
 use crate::wire::capability;
 use crate::wire::open::Open;
 use crate::{Asn, FamilySet};

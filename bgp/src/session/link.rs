@@ -53,7 +53,13 @@ pub(super) struct Link {
 
 impl Link {
     /// A connection in OpenSent; the caller sends the OPEN.
-    pub(super) fn new(conn: ConnId, direction: Direction, local: SocketAddr, remote: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(
+        conn: ConnId,
+        direction: Direction,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Self {
         Self {
             conn,
             direction,
@@ -84,7 +90,13 @@ impl Link {
     }
 
     /// Enters OpenConfirm: agreed timers begin.
-    pub(super) fn confirm(&mut self, negotiated: Negotiated, now: Instant, jitter: f64, out: &mut Outbox) {
+    pub(super) fn confirm(
+        &mut self,
+        negotiated: Negotiated,
+        now: Instant,
+        jitter: f64,
+        out: &mut Outbox,
+    ) {
         self.phase = Phase::OpenConfirm(negotiated);
         self.send.set_hold(SEND_HOLD.max(negotiated.hold_time * 2));
         self.touch(now);
@@ -101,13 +113,19 @@ impl Link {
 
     /// Sends a KEEPALIVE and sets the next one, at 0.75 to 1.0 of its time (RFC 4271 §10).
     pub(super) fn send_keepalive(&mut self, now: Instant, jitter: f64, out: &mut Outbox) {
-        let period = self.negotiated().map_or(Duration::ZERO, |negotiated| negotiated.keepalive_time);
+        let period = self
+            .negotiated()
+            .map_or(Duration::ZERO, |negotiated| negotiated.keepalive_time);
         self.keepalive = (!period.is_zero()).then(|| now + period.mul_f64(jitter));
-        self.send.push_urgent(Bytes::from(message::keepalive()), now, out);
+        self.send
+            .push_urgent(Bytes::from(message::keepalive()), now, out);
     }
 
     /// The next time something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.hold, self.keepalive, self.send.deadline()].into_iter().flatten().min()
+        [self.hold, self.keepalive, self.send.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

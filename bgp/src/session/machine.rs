@@ -97,7 +97,8 @@ impl Session {
 
     /// Changes the configuration: what is negotiated takes effect with the next session, timers at once.
     pub fn configure(&mut self, config: SessionConfig, now: Instant) {
-        let dialling = (config.connect, config.connect_retry) != (self.config.connect, self.config.connect_retry);
+        let dialling = (config.connect, config.connect_retry)
+            != (self.config.connect, self.config.connect_retry);
         self.config = config;
         if dialling && matches!(self.dial, Dial::Waiting(_) | Dial::Passive) {
             self.dial = self.idle_dial(now);
@@ -143,7 +144,11 @@ impl Session {
 
     /// When [`Input::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.links.iter().filter_map(Link::deadline).chain(self.dial_deadline()).min()
+        self.links
+            .iter()
+            .filter_map(Link::deadline)
+            .chain(self.dial_deadline())
+            .min()
     }
 
     /// Sends whole messages behind what is queued; nothing unless Established.
@@ -162,7 +167,9 @@ impl Session {
 
     /// Asks the peer for its routes; whether it can be asked.
     pub fn request_refresh(&mut self, family: Family, now: Instant, out: &mut Outbox) -> bool {
-        let able = self.established().is_some_and(|agreed| agreed.route_refresh && agreed.families.contains(family));
+        let able = self
+            .established()
+            .is_some_and(|agreed| agreed.route_refresh && agreed.families.contains(family));
         if able {
             self.send(Bytes::from(refresh::encode(family)), now, out);
         }
@@ -178,7 +185,12 @@ impl Session {
                 self.stop(&stop, Dial::Stopped, now, out);
                 self.start(now, out);
             }
-            Input::Rest(notification, time) => self.stop(&Stop::Notify(notification), Dial::Resting(now + time), now, out),
+            Input::Rest(notification, time) => self.stop(
+                &Stop::Notify(notification),
+                Dial::Resting(now + time),
+                now,
+                out,
+            ),
             Input::Connected(conn, local, remote) => self.connected(conn, local, remote, now, out),
             Input::ConnectFailed(conn, error) => self.connect_failed(conn, error, now, out),
             Input::Accepted(conn, local, remote) => self.accepted(conn, local, remote, now, out),
@@ -267,15 +279,33 @@ impl Session {
     fn dial_deadline(&self) -> Option<Instant> {
         match self.dial {
             // No call while a connection is beyond OpenSent; one that hangs in OpenSent does not hold us up.
-            Dial::Waiting(_) if self.links.iter().any(|link| link.state() > State::OpenSent) => None,
-            Dial::Waiting(_) if self.links.iter().any(|link| link.direction == Direction::Out) => None,
-            dial @ (Dial::Stopped | Dial::Passive | Dial::Waiting(_) | Dial::Calling(..) | Dial::Resting(_)) => {
-                dial.deadline()
+            Dial::Waiting(_) if self.links.iter().any(|link| link.state() > State::OpenSent) => {
+                None
             }
+            Dial::Waiting(_)
+                if self
+                    .links
+                    .iter()
+                    .any(|link| link.direction == Direction::Out) =>
+            {
+                None
+            }
+            dial @ (Dial::Stopped
+            | Dial::Passive
+            | Dial::Waiting(_)
+            | Dial::Calling(..)
+            | Dial::Resting(_)) => dial.deadline(),
         }
     }
 
-    fn connected(&mut self, conn: ConnId, local: SocketAddr, remote: SocketAddr, now: Instant, out: &mut Outbox) {
+    fn connected(
+        &mut self,
+        conn: ConnId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
         if !matches!(self.dial, Dial::Calling(calling, _) if calling == conn) {
             out.push(Action::Abort(conn));
             return;
@@ -285,25 +315,45 @@ impl Session {
             out.push(Action::Close(conn));
             return;
         }
-        self.open_link(Link::new(conn, Direction::Out, local, remote, now), now, out);
+        self.open_link(
+            Link::new(conn, Direction::Out, local, remote, now),
+            now,
+            out,
+        );
     }
 
-    fn accepted(&mut self, conn: ConnId, local: SocketAddr, remote: SocketAddr, now: Instant, out: &mut Outbox) {
+    fn accepted(
+        &mut self,
+        conn: ConnId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
         if matches!(self.dial, Dial::Stopped | Dial::Resting(_)) {
             out.push(Action::Abort(conn));
             return;
         }
         // A peer that calls again gave its former call up.
-        let former = self.links.iter().find(|link| link.direction == Direction::In && link.state() < State::Established);
+        let former = self
+            .links
+            .iter()
+            .find(|link| link.direction == Direction::In && link.state() < State::Established);
         if let Some(former) = former.map(|link| link.conn) {
             self.end(former, Notification::cease(cease::COLLISION), now, out);
         }
         let established = self.established().is_some();
         let settled = now.saturating_duration_since(self.since) >= SETTLED;
-        let restarts = settled && self.established().is_some_and(|agreed| agreed.restart.is_some());
+        let restarts = settled
+            && self
+                .established()
+                .is_some_and(|agreed| agreed.restart.is_some());
         if established && !restarts {
             let refusal = Notification::cease(cease::COLLISION);
-            out.push(Action::Send(conn, Bytes::from(message::notification(&refusal))));
+            out.push(Action::Send(
+                conn,
+                Bytes::from(message::notification(&refusal)),
+            ));
             out.push(Action::Close(conn));
             return;
         }
@@ -311,7 +361,8 @@ impl Session {
     }
 
     fn open_link(&mut self, mut link: Link, now: Instant, out: &mut Outbox) {
-        link.send.push(Bytes::from(self.config.open().encode()), now, out);
+        link.send
+            .push(Bytes::from(self.config.open().encode()), now, out);
         self.links.push(link);
     }
 
@@ -329,14 +380,21 @@ impl Session {
         };
         let waiting = link.send.queued();
         link.send.sent(octets, now, out);
-        if waiting > 0 && link.send.queued() < waiting && matches!(link.phase, Phase::Established(_)) {
+        if waiting > 0
+            && link.send.queued() < waiting
+            && matches!(link.phase, Phase::Established(_))
+        {
             out.push(Action::Drained(generation));
         }
     }
 
     fn tick(&mut self, now: Instant, out: &mut Outbox) {
-        let due: SmallVec<[ConnId; 2]> =
-            self.links.iter().filter(|link| link.deadline().is_some_and(|at| at <= now)).map(|link| link.conn).collect();
+        let due: SmallVec<[ConnId; 2]> = self
+            .links
+            .iter()
+            .filter(|link| link.deadline().is_some_and(|at| at <= now))
+            .map(|link| link.conn)
+            .collect();
         for conn in due {
             self.tick_link(conn, now, out);
         }
@@ -381,7 +439,9 @@ impl Session {
     }
 
     fn established_link(&mut self) -> Option<&mut Link> {
-        self.links.iter_mut().find(|link| matches!(link.phase, Phase::Established(_)))
+        self.links
+            .iter_mut()
+            .find(|link| matches!(link.phase, Phase::Established(_)))
     }
 
     /// Tells the peer why, and ends the connection. Routes stay as RFC 8538 says.
@@ -392,7 +452,9 @@ impl Session {
             .find(|link| link.conn == conn)
             .and_then(Link::negotiated)
             .filter(|_| notification.code != crate::wire::code::CEASE)
-            .map_or(FamilySet::EMPTY, |agreed| agreed.retained(Some(&notification)));
+            .map_or(FamilySet::EMPTY, |agreed| {
+                agreed.retained(Some(&notification))
+            });
         self.end_retaining(conn, notification, retained, now, out);
     }
 
@@ -405,7 +467,8 @@ impl Session {
         out: &mut Outbox,
     ) {
         if let Some(link) = self.link(conn) {
-            link.send.push_last(Bytes::from(message::notification(&notification)), now, out);
+            link.send
+                .push_last(Bytes::from(message::notification(&notification)), now, out);
             out.push(Action::Close(conn));
             out.push(Action::NotificationOut(notification.clone()));
         }
@@ -417,7 +480,9 @@ impl Session {
         let link = self.links.iter().find(|link| link.conn == conn);
         let retained = match (&reason, link.and_then(Link::negotiated)) {
             (_, None) => FamilySet::EMPTY,
-            (DownReason::Received(notification), Some(agreed)) => agreed.retained(Some(notification)),
+            (DownReason::Received(notification), Some(agreed)) => {
+                agreed.retained(Some(notification))
+            }
             (
                 DownReason::Closed
                 | DownReason::Broken(_)
@@ -430,7 +495,14 @@ impl Session {
         self.remove(conn, reason, retained, now, out);
     }
 
-    fn remove(&mut self, conn: ConnId, reason: DownReason, retained: FamilySet, now: Instant, out: &mut Outbox) {
+    fn remove(
+        &mut self,
+        conn: ConnId,
+        reason: DownReason,
+        retained: FamilySet,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
         if matches!(self.dial, Dial::Calling(calling, _) if calling == conn) {
             self.connect_failed(conn, Arc::from("closed before it stood"), now, out);
             return;
@@ -442,7 +514,8 @@ impl Session {
         match link.phase {
             Phase::Established(_) => out.push(Action::Down(self.generation, reason, retained)),
             Phase::OpenSent | Phase::OpenConfirm(_) => {
-                let collision = matches!(&reason, DownReason::Sent(sent) if sent.subcode == cease::COLLISION);
+                let collision =
+                    matches!(&reason, DownReason::Sent(sent) if sent.subcode == cease::COLLISION);
                 if !collision && self.established().is_none() {
                     out.push(Action::Refused(reason));
                 }

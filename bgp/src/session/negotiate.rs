@@ -72,7 +72,10 @@ pub(super) fn negotiate(
     if matches!(open.hold_time, 1 | 2) {
         return Err(Malformed::new(Fault::HoldTime, &[]));
     }
-    let families = open.capabilities.offered_families().intersection(config.families);
+    let families = open
+        .capabilities
+        .offered_families()
+        .intersection(config.families);
     if families.is_empty() {
         return Err(missing_families(config));
     }
@@ -87,10 +90,16 @@ pub(super) fn negotiate(
         local,
         remote,
         families,
-        width: if open.capabilities.four_octet_as.is_some() { AsnWidth::Four } else { AsnWidth::Two },
+        width: if open.capabilities.four_octet_as.is_some() {
+            AsnWidth::Four
+        } else {
+            AsnWidth::Two
+        },
         route_refresh: open.capabilities.route_refresh,
         hold_time,
-        keepalive_time: config.keepalive_time.map_or(third, |configured| configured.min(third)),
+        keepalive_time: config
+            .keepalive_time
+            .map_or(third, |configured| configured.min(third)),
         restart: offered.map(|restart| PeerRestart {
             restarting: restart.restarting,
             notification: restart.notification,
@@ -103,7 +112,10 @@ pub(super) fn negotiate(
 
 /// Unsupported Capability, with the capabilities wanted as data (RFC 5492 §5).
 fn missing_families(config: &SessionConfig) -> Malformed {
-    let wanted = crate::wire::capability::Capabilities { families: Some(config.families), ..Default::default() };
+    let wanted = crate::wire::capability::Capabilities {
+        families: Some(config.families),
+        ..Default::default()
+    };
     let mut data = Vec::new();
     wanted.encode(&mut data);
     Malformed::new(Fault::CapabilityRequired, &data)
@@ -117,7 +129,9 @@ impl Negotiated {
         };
         match notification {
             None => restart.families,
-            Some(notification) if restart.notification && !notification.is_hard_reset() => restart.families,
+            Some(notification) if restart.notification && !notification.is_hard_reset() => {
+                restart.families
+            }
             Some(_) => FamilySet::EMPTY,
         }
     }

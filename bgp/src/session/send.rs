@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::output::{Action, Outbox};
 use super::ConnId;
+use super::output::{Action, Outbox};
 
 /// Octets that may be on their way to the kernel.
 const WINDOW_OCTETS: usize = 256 * 1024;
@@ -28,7 +28,15 @@ pub(super) struct SendQueue {
 impl SendQueue {
     /// An empty queue; `hold` is the longest time without progress (RFC 9687).
     pub(super) fn new(conn: ConnId, hold: Duration) -> Self {
-        Self { conn, queue: VecDeque::new(), queued: 0, in_flight: VecDeque::new(), in_flight_octets: 0, hold, deadline: None }
+        Self {
+            conn,
+            queue: VecDeque::new(),
+            queued: 0,
+            in_flight: VecDeque::new(),
+            in_flight_octets: 0,
+            hold,
+            deadline: None,
+        }
     }
 
     pub(super) fn set_hold(&mut self, hold: Duration) {

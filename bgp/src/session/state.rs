@@ -26,8 +26,14 @@ pub enum State {
 
 impl State {
     /// Every state, in order of progress.
-    pub const ALL: [Self; 6] =
-        [Self::Idle, Self::Connect, Self::Active, Self::OpenSent, Self::OpenConfirm, Self::Established];
+    pub const ALL: [Self; 6] = [
+        Self::Idle,
+        Self::Connect,
+        Self::Active,
+        Self::OpenSent,
+        Self::OpenConfirm,
+        Self::Established,
+    ];
 }
 
 impl fmt::Display for State {

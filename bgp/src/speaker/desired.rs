@@ -40,7 +40,14 @@ pub struct Global {
 impl Global {
     /// Defaults around an AS number and a router id: 16 equal paths, MED within one neighbour system.
     pub fn new(asn: Asn, router_id: Ipv4Addr) -> Self {
-        Self { asn, router_id, cluster_id: None, multipath: 16, multipath_relax: true, always_compare_med: false }
+        Self {
+            asn,
+            router_id,
+            cluster_id: None,
+            multipath: 16,
+            multipath_relax: true,
+            always_compare_med: false,
+        }
     }
 }
 

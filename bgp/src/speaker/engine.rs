@@ -30,7 +30,8 @@ use self::peer::PeerSlot;
 use self::restart::Deferral;
 use super::plan::{self, Refreshable};
 use super::{
-    Desired, Drain, Event, Input, NextHopFacts, OriginateDiff, Origination, Output, PeerKey, Plan, Settings, Ttl,
+    Desired, Drain, Event, Input, NextHopFacts, OriginateDiff, Origination, Output, PeerKey, Plan,
+    Settings, Ttl,
 };
 use crate::attr::AttrSet;
 use crate::filter::{Compiled, Filter};
@@ -75,7 +76,11 @@ pub struct Speaker {
 impl Speaker {
     /// A speaker without peers. `seed` feeds jitter and hashes; take it from the system's randomness.
     pub fn new(settings: Settings, seed: u64) -> Self {
-        let rules = Rules { multipath: 16, relax: true, always_compare_med: false };
+        let rules = Rules {
+            multipath: 16,
+            relax: true,
+            always_compare_med: false,
+        };
         Self {
             settings,
             seed,
@@ -123,7 +128,8 @@ impl Speaker {
         for mut route in diff.add {
             route.prefix = route.prefix.trunc();
             touched.push(route.prefix);
-            self.originated.insert((route.prefix, Arc::clone(&route.owner)), route);
+            self.originated
+                .insert((route.prefix, Arc::clone(&route.owner)), route);
         }
         touched.sort_unstable();
         touched.dedup();
@@ -140,7 +146,12 @@ impl Speaker {
     }
 
     /// Decides about an incoming connection: its name and TTL handling when a peer waits for it, else `None` (close it).
-    pub fn accept(&mut self, local: SocketAddr, remote: SocketAddr, now: Instant) -> Option<(ConnId, Ttl)> {
+    pub fn accept(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<(ConnId, Ttl)> {
         let key = PeerKey::Addr(remote.ip().to_canonical());
         let Some(peer) = self.keys.get(&key).copied().filter(|_| !self.leaving) else {
             self.unknown_peers += 1;
@@ -157,15 +168,25 @@ impl Speaker {
     /// Takes in what happened.
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Connected { conn, local, remote } => {
+            Input::Connected {
+                conn,
+                local,
+                remote,
+            } => {
                 self.drive_conn(conn, session::Input::Connected(conn, local, remote), now);
             }
             Input::ConnectFailed { conn, error } => {
                 self.drive_conn(conn, session::Input::ConnectFailed(conn, error), now);
             }
-            Input::Received { conn, octets } => self.drive_conn(conn, session::Input::Received(conn, &octets), now),
-            Input::Sent { conn, octets } => self.drive_conn(conn, session::Input::Sent(conn, octets), now),
-            Input::Closed { conn, error } => self.drive_conn(conn, session::Input::Closed(conn, error), now),
+            Input::Received { conn, octets } => {
+                self.drive_conn(conn, session::Input::Received(conn, &octets), now)
+            }
+            Input::Sent { conn, octets } => {
+                self.drive_conn(conn, session::Input::Sent(conn, octets), now)
+            }
+            Input::Closed { conn, error } => {
+                self.drive_conn(conn, session::Input::Closed(conn, error), now)
+            }
             Input::Tick => self.tick(now),
         }
         self.process(now);
@@ -179,7 +200,10 @@ impl Speaker {
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         let sessions = self.peers_in_use().filter_map(|(_, slot)| slot.deadline());
-        sessions.chain(self.flush_at).chain(self.deferral_deadline()).min()
+        sessions
+            .chain(self.flush_at)
+            .chain(self.deferral_deadline())
+            .min()
     }
 
     /// Begins to leave; outputs follow. No session is opened afterwards.
@@ -188,7 +212,10 @@ impl Speaker {
         for peer in self.peer_ids() {
             let stop = match drain {
                 Drain::Restart => Stop::Silently,
-                Drain::Shutdown { text } => Stop::Notify(self.hard(peer, Notification::cease_with_text(cease::ADMIN_SHUTDOWN, text))),
+                Drain::Shutdown { text } => Stop::Notify(self.hard(
+                    peer,
+                    Notification::cease_with_text(cease::ADMIN_SHUTDOWN, text),
+                )),
             };
             self.drive(peer, session::Input::Stop(stop), now);
         }
@@ -198,18 +225,31 @@ impl Speaker {
     /// Puts the state of one originated prefix into the table.
     fn originate_one(&mut self, prefix: &IpNet) {
         let from = (*prefix, Arc::from(""));
-        let winner = self.originated.range(from..).next().filter(|((found, _), _)| found == prefix);
+        let winner = self
+            .originated
+            .range(from..)
+            .next()
+            .filter(|((found, _), _)| found == prefix);
         let Some((_, route)) = winner else {
             self.locals.remove(prefix);
             self.rib.withdraw(prefix, PeerId::LOCAL);
             return;
         };
         let set = AttrSet::from_attributes(&route.attributes.attributes());
-        let next_hop = route.attributes.next_hop.unwrap_or_else(|| own_next_hop(prefix));
+        let next_hop = route
+            .attributes
+            .next_hop
+            .unwrap_or_else(|| own_next_hop(prefix));
         self.locals.insert(*prefix, Arc::clone(&route.owner));
         let attributes = self.rib.attributes.intern(set.octets());
         let next_hop = self.rib.next_hops.id(next_hop);
-        let path = Path { peer: PeerId::LOCAL, attributes, next_hop, priority: None, stale: false };
+        let path = Path {
+            peer: PeerId::LOCAL,
+            attributes,
+            next_hop,
+            priority: None,
+            stale: false,
+        };
         self.rib.announce(*prefix, path);
         self.rib.attributes.release(attributes);
     }
@@ -221,7 +261,10 @@ impl Speaker {
 
     fn tick(&mut self, now: Instant) {
         for peer in self.peer_ids() {
-            let due = self.slot(peer).and_then(|slot| slot.session.next_deadline()).is_some_and(|at| at <= now);
+            let due = self
+                .slot(peer)
+                .and_then(|slot| slot.session.next_deadline())
+                .is_some_and(|at| at <= now);
             if due {
                 self.drive(peer, session::Input::Tick, now);
             }
@@ -269,8 +312,14 @@ impl Speaker {
         let conns: Vec<ConnId> = slot.session.connections().collect();
         let cease = Notification::cease(cease::OUT_OF_RESOURCES);
         slot.counters.panics += 1;
-        slot.session = session::Session::new(slot.session.config().clone(), self.seed ^ u64::from(peer.0), now);
-        let event = Event::SessionPanicked { peer: slot.key.clone() };
+        slot.session = session::Session::new(
+            slot.session.config().clone(),
+            self.seed ^ u64::from(peer.0),
+            now,
+        );
+        let event = Event::SessionPanicked {
+            peer: slot.key.clone(),
+        };
         for conn in conns {
             let octets = crate::wire::message::notification(&cease).into();
             self.outbox.push(session::Action::Send(conn, octets));
@@ -278,7 +327,11 @@ impl Speaker {
         }
         if established {
             let reason = session::DownReason::Sent(cease);
-            self.outbox.push(session::Action::Down(generation, reason, crate::FamilySet::EMPTY));
+            self.outbox.push(session::Action::Down(
+                generation,
+                reason,
+                crate::FamilySet::EMPTY,
+            ));
         }
         self.outputs.push_back(Output::Event(event));
         let time = Duration::from_secs(5);
@@ -301,12 +354,16 @@ impl Speaker {
     }
 
     fn compile(&mut self, filter: &Arc<Filter>) -> (u32, Arc<Compiled>) {
-        let same = |known: &Arc<Compiled>| Arc::ptr_eq(known.source(), filter) || known.source() == filter;
+        let same =
+            |known: &Arc<Compiled>| Arc::ptr_eq(known.source(), filter) || known.source() == filter;
         let index = self.filters.iter().position(same).unwrap_or_else(|| {
             self.filters.push(Arc::new(Compiled::compile(filter)));
             self.filters.len() - 1
         });
-        let compiled = self.filters.get(index).map_or_else(|| Arc::new(Compiled::compile(filter)), Arc::clone);
+        let compiled = self
+            .filters
+            .get(index)
+            .map_or_else(|| Arc::new(Compiled::compile(filter)), Arc::clone);
         (u32::try_from(index).unwrap_or(u32::MAX), compiled)
     }
 
@@ -328,7 +385,10 @@ impl Speaker {
     }
 
     fn peers_in_use(&self) -> impl Iterator<Item = (PeerId, &PeerSlot)> {
-        (0u32..).map(PeerId).zip(&self.slots).filter_map(|(id, slot)| slot.as_ref().map(|slot| (id, slot)))
+        (0u32..)
+            .map(PeerId)
+            .zip(&self.slots)
+            .filter_map(|(id, slot)| slot.as_ref().map(|slot| (id, slot)))
     }
 
     fn peer_ids(&self) -> Vec<PeerId> {
@@ -338,5 +398,11 @@ impl Speaker {
 
 /// This speaker as a source of routes.
 fn local_source(asn: Asn, router_id: Ipv4Addr) -> Source {
-    Source { external: false, client: false, asn, router_id, address: IpAddr::V4(router_id) }
+    Source {
+        external: false,
+        client: false,
+        asn,
+        router_id,
+        address: IpAddr::V4(router_id),
+    }
 }

@@ -48,7 +48,11 @@ pub struct OriginAttributes {
 impl OriginAttributes {
     /// As path attributes: origin IGP, an empty path.
     pub(super) fn attributes(&self) -> Attributes {
-        let mut attributes = Attributes { local_pref: self.local_pref, med: self.med, ..Attributes::default() };
+        let mut attributes = Attributes {
+            local_pref: self.local_pref,
+            med: self.med,
+            ..Attributes::default()
+        };
         attributes.add_communities(&self.communities);
         attributes.add_large_communities(&self.large_communities);
         attributes

@@ -116,10 +116,22 @@ impl Ttl {
     /// What [`Hops`] means for an internal or external session.
     pub fn of(hops: Hops, internal: bool) -> Self {
         match hops {
-            Hops::Direct if internal => Self { send: None, min: None },
-            Hops::Direct => Self { send: Some(1), min: None },
-            Hops::Multihop(ttl) => Self { send: Some(ttl), min: None },
-            Hops::Security(hops) => Self { send: Some(255), min: Some(u8::MAX - hops.max(1) + 1) },
+            Hops::Direct if internal => Self {
+                send: None,
+                min: None,
+            },
+            Hops::Direct => Self {
+                send: Some(1),
+                min: None,
+            },
+            Hops::Multihop(ttl) => Self {
+                send: Some(ttl),
+                min: None,
+            },
+            Hops::Security(hops) => Self {
+                send: Some(255),
+                min: Some(u8::MAX - hops.max(1) + 1),
+            },
         }
     }
 }

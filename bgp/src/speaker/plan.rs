@@ -98,11 +98,20 @@ pub(super) enum Refreshable {
 }
 
 /// Compares two configurations. `refreshable` says how a peer in force can take new import rules.
-pub(super) fn compare(old: Option<&Desired>, new: &Desired, refreshable: impl Fn(&PeerKey) -> Refreshable) -> Plan {
+pub(super) fn compare(
+    old: Option<&Desired>,
+    new: &Desired,
+    refreshable: impl Fn(&PeerKey) -> Refreshable,
+) -> Plan {
     let mut plan = Plan::default();
     let none = BTreeMap::new();
     let old_peers = old.map_or(&none, |old| &old.peers);
-    plan.removed.extend(old_peers.keys().filter(|key| !new.peers.contains_key(*key)).cloned());
+    plan.removed.extend(
+        old_peers
+            .keys()
+            .filter(|key| !new.peers.contains_key(*key))
+            .cloned(),
+    );
     for (key, peer) in &new.peers {
         let (Some(before), Some(old)) = (old_peers.get(key), old) else {
             plan.added.push(key.clone());
@@ -111,9 +120,18 @@ pub(super) fn compare(old: Option<&Desired>, new: &Desired, refreshable: impl Fn
         let mut why = differences(&old.global, before, &new.global, peer);
         match severity(&mut why, || refreshable(key)) {
             None => plan.unchanged.push(key.clone()),
-            Some(Severity::Soft) => plan.soft.push(Change { peer: key.clone(), why }),
-            Some(Severity::Refresh) => plan.refresh.push(Change { peer: key.clone(), why }),
-            Some(Severity::Restart) => plan.restart.push(Change { peer: key.clone(), why }),
+            Some(Severity::Soft) => plan.soft.push(Change {
+                peer: key.clone(),
+                why,
+            }),
+            Some(Severity::Refresh) => plan.refresh.push(Change {
+                peer: key.clone(),
+                why,
+            }),
+            Some(Severity::Restart) => plan.restart.push(Change {
+                peer: key.clone(),
+                why,
+            }),
         }
     }
     plan
@@ -172,25 +190,41 @@ fn differences(old_global: &Global, old: &Peer, new_global: &Global, new: &Peer)
     let timers = |peer: &Peer| (peer.hold_time, peer.keepalive_time);
     let dialling = |peer: &Peer| (peer.connect, peer.connect_retry);
     let checks = [
-        (Why::LocalAs, presented(old_global, old) != presented(new_global, new) || old_global.asn != new_global.asn),
+        (
+            Why::LocalAs,
+            presented(old_global, old) != presented(new_global, new)
+                || old_global.asn != new_global.asn,
+        ),
         (Why::RemoteAs, old.remote_as != new.remote_as),
         (Why::RouterId, old_global.router_id != new_global.router_id),
         (Why::Transport, transport(old) != transport(new)),
         (Why::Hops, old.hops != new.hops),
         (Why::PasswordPresence, keys.0.is_some() != keys.1.is_some()),
-        (Why::Password, matches!(keys, (Some(old), Some(new)) if old != new)),
+        (
+            Why::Password,
+            matches!(keys, (Some(old), Some(new)) if old != new),
+        ),
         (Why::Families, old.families != new.families),
         (Why::HoldTime, timers(old) != timers(new)),
-        (Why::GracefulRestart, old.graceful_restart != new.graceful_restart),
+        (
+            Why::GracefulRestart,
+            old.graceful_restart != new.graceful_restart,
+        ),
         (Why::Connect, dialling(old) != dialling(new)),
-        (Why::Reflection, old.reflection != new.reflection || old_global.cluster_id != new_global.cluster_id),
+        (
+            Why::Reflection,
+            old.reflection != new.reflection || old_global.cluster_id != new_global.cluster_id,
+        ),
         (Why::Import, !same(&old.import, &new.import)),
         (Why::AllowedOwnAs, old.allowed_own_as != new.allowed_own_as),
         (Why::Export, !same(&old.export, &new.export)),
         (Why::NextHop, old.next_hop != new.next_hop),
         (Why::MaxPrefixes, old.max_prefixes != new.max_prefixes),
     ];
-    checks.into_iter().filter_map(|(why, differs)| differs.then_some(why)).collect()
+    checks
+        .into_iter()
+        .filter_map(|(why, differs)| differs.then_some(why))
+        .collect()
 }
 
 /// Equal filters, cheaply when they are the same object.
@@ -233,35 +267,89 @@ mod tests {
 
     #[test]
     fn policy_edits_never_bounce_a_session_that_can_refresh() {
-        let plan = plan_for(|peer| peer.import = Filter::reject_all(), Refreshable::ByRefresh);
-        assert_eq!(plan.refresh, [Change { peer: key(), why: vec![Why::Import] }]);
-        let plan = plan_for(|peer| peer.export = Filter::reject_all(), Refreshable::ByRefresh);
-        assert_eq!(plan.soft, [Change { peer: key(), why: vec![Why::Export] }]);
+        let plan = plan_for(
+            |peer| peer.import = Filter::reject_all(),
+            Refreshable::ByRefresh,
+        );
+        assert_eq!(
+            plan.refresh,
+            [Change {
+                peer: key(),
+                why: vec![Why::Import]
+            }]
+        );
+        let plan = plan_for(
+            |peer| peer.export = Filter::reject_all(),
+            Refreshable::ByRefresh,
+        );
+        assert_eq!(
+            plan.soft,
+            [Change {
+                peer: key(),
+                why: vec![Why::Export]
+            }]
+        );
     }
 
     #[test]
     fn an_import_edit_bounces_a_peer_without_refresh_and_says_so() {
-        let plan = plan_for(|peer| peer.import = Filter::reject_all(), Refreshable::OnlyByRestart);
-        assert_eq!(plan.restart, [Change { peer: key(), why: vec![Why::Import, Why::NoRouteRefresh] }]);
+        let plan = plan_for(
+            |peer| peer.import = Filter::reject_all(),
+            Refreshable::OnlyByRestart,
+        );
+        assert_eq!(
+            plan.restart,
+            [Change {
+                peer: key(),
+                why: vec![Why::Import, Why::NoRouteRefresh]
+            }]
+        );
     }
 
     #[test]
     fn a_changed_key_keeps_the_session_a_new_key_does_not() {
         let with = |key: &str| Some(Password::try_new(key).unwrap());
         let mut before = desired(Peer::new(Asn(65010)));
-        before.peers.values_mut().for_each(|peer| peer.password = with("a"));
+        before
+            .peers
+            .values_mut()
+            .for_each(|peer| peer.password = with("a"));
         let mut after = before.clone();
-        after.peers.values_mut().for_each(|peer| peer.password = with("b"));
+        after
+            .peers
+            .values_mut()
+            .for_each(|peer| peer.password = with("b"));
         let plan = compare(Some(&before), &after, |_| Refreshable::ByRefresh);
-        assert_eq!(plan.soft, [Change { peer: key(), why: vec![Why::Password] }]);
+        assert_eq!(
+            plan.soft,
+            [Change {
+                peer: key(),
+                why: vec![Why::Password]
+            }]
+        );
         let plan = plan_for(|peer| peer.password = with("a"), Refreshable::ByRefresh);
-        assert_eq!(plan.restart, [Change { peer: key(), why: vec![Why::PasswordPresence] }]);
+        assert_eq!(
+            plan.restart,
+            [Change {
+                peer: key(),
+                why: vec![Why::PasswordPresence]
+            }]
+        );
     }
 
     #[test]
     fn timers_wait_for_the_next_session() {
-        let plan = plan_for(|peer| peer.hold_time = HoldTime::from_secs(9).unwrap(), Refreshable::ByRefresh);
-        assert_eq!(plan.soft, [Change { peer: key(), why: vec![Why::HoldTime] }]);
+        let plan = plan_for(
+            |peer| peer.hold_time = HoldTime::from_secs(9).unwrap(),
+            Refreshable::ByRefresh,
+        );
+        assert_eq!(
+            plan.soft,
+            [Change {
+                peer: key(),
+                why: vec![Why::HoldTime]
+            }]
+        );
     }
 
     #[test]
@@ -270,6 +358,12 @@ mod tests {
         let mut after = before.clone();
         after.global.router_id = Ipv4Addr::new(10, 0, 0, 9);
         let plan = compare(Some(&before), &after, |_| Refreshable::ByRefresh);
-        assert_eq!(plan.restart, [Change { peer: key(), why: vec![Why::RouterId] }]);
+        assert_eq!(
+            plan.restart,
+            [Change {
+                peer: key(),
+                why: vec![Why::RouterId]
+            }]
+        );
     }
 }

@@ -12,8 +12,8 @@ use std::net::Ipv4Addr;
 use super::{Fault, Reader};
 use crate::Asn;
 use crate::attr::{
-    Aggregator, AsPath, Attributes, Community, ExtendedCommunity, LargeCommunity, Origin, Segment, SegmentKind,
-    UnknownAttribute,
+    Aggregator, AsPath, Attributes, Community, ExtendedCommunity, LargeCommunity, Origin, Segment,
+    SegmentKind, UnknownAttribute,
 };
 
 /// Type codes.
@@ -87,7 +87,11 @@ pub(crate) fn expected_flags(code: u8) -> Option<u8> {
         | code::IPV6_EXTENDED_COMMUNITIES
         | code::LARGE_COMMUNITIES
         | code::ONLY_TO_CUSTOMER => TRANSITIVE,
-        code::MED | code::ORIGINATOR_ID | code::CLUSTER_LIST | code::MP_REACH | code::MP_UNREACH => NON_TRANSITIVE,
+        code::MED
+        | code::ORIGINATOR_ID
+        | code::CLUSTER_LIST
+        | code::MP_REACH
+        | code::MP_UNREACH => NON_TRANSITIVE,
         _ => return None,
     })
 }
@@ -113,8 +117,14 @@ pub fn next<'a>(reader: &mut Reader<'a>) -> Result<Option<RawAttribute<'a>>, Fau
     }
     let flags = reader.u8().ok_or(Fault::AttributeStray)?;
     let code = reader.u8().ok_or(Fault::AttributeStray)?;
-    let length = if flags & flag::EXTENDED == 0 { reader.u8().map(usize::from) } else { reader.u16().map(usize::from) };
-    let value = reader.take(length.ok_or(Fault::AttributeStray)?).ok_or(Fault::AttributeOverrun)?;
+    let length = if flags & flag::EXTENDED == 0 {
+        reader.u8().map(usize::from)
+    } else {
+        reader.u16().map(usize::from)
+    };
+    let value = reader
+        .take(length.ok_or(Fault::AttributeStray)?)
+        .ok_or(Fault::AttributeOverrun)?;
     Ok(Some(RawAttribute { flags, code, value }))
 }
 
@@ -149,7 +159,10 @@ pub fn parse_as_path(value: &[u8], width: AsnWidth) -> Result<AsPath, Fault> {
     let mut reader = Reader::new(value);
     let mut path = AsPath::default();
     while !reader.is_empty() {
-        let kind = reader.u8().and_then(SegmentKind::from_code).ok_or(Fault::AsPathSegmentKind)?;
+        let kind = reader
+            .u8()
+            .and_then(SegmentKind::from_code)
+            .ok_or(Fault::AsPathSegmentKind)?;
         let count = usize::from(reader.u8().ok_or(Fault::AsPathOverrun)?);
         if count == 0 {
             return Err(Fault::AsPathSegmentEmpty);
@@ -171,7 +184,10 @@ pub fn parse_as_path(value: &[u8], width: AsnWidth) -> Result<AsPath, Fault> {
 pub fn put_as_path(out: &mut Vec<u8>, path: &AsPath, width: AsnWidth) {
     for segment in &path.segments {
         for asns in segment.asns.chunks(usize::from(u8::MAX)) {
-            out.extend_from_slice(&[segment.kind.code(), u8::try_from(asns.len()).unwrap_or(u8::MAX)]);
+            out.extend_from_slice(&[
+                segment.kind.code(),
+                u8::try_from(asns.len()).unwrap_or(u8::MAX),
+            ]);
             for asn in asns {
                 match width {
                     AsnWidth::Two => out.extend_from_slice(&asn.two_octets().to_be_bytes()),
@@ -192,7 +208,12 @@ pub fn put_canonical(out: &mut Vec<u8>, attributes: &Attributes) {
         }
         value.clear();
         if put_value(&mut value, attributes, code) {
-            put(out, expected_flags(code).unwrap_or(flag::OPTIONAL), code, &value);
+            put(
+                out,
+                expected_flags(code).unwrap_or(flag::OPTIONAL),
+                code,
+                &value,
+            );
         }
     }
     for attribute in unknown {
@@ -216,15 +237,22 @@ const KNOWN: [u8; 11] = [
 ];
 
 fn put_unknown(out: &mut Vec<u8>, attribute: &UnknownAttribute) {
-    put(out, flag::OPTIONAL | flag::TRANSITIVE | flag::PARTIAL, attribute.code, &attribute.value);
+    put(
+        out,
+        flag::OPTIONAL | flag::TRANSITIVE | flag::PARTIAL,
+        attribute.code,
+        &attribute.value,
+    );
 }
 
 /// Whether the attribute is present at all.
 fn put_value(out: &mut Vec<u8>, attributes: &Attributes, code: u8) -> bool {
-    let mut number = |value: Option<u32>| value.is_some_and(|value| {
-        out.extend_from_slice(&value.to_be_bytes());
-        true
-    });
+    let mut number = |value: Option<u32>| {
+        value.is_some_and(|value| {
+            out.extend_from_slice(&value.to_be_bytes());
+            true
+        })
+    };
     match code {
         code::MED => return number(attributes.med),
         code::LOCAL_PREF => return number(attributes.local_pref),
@@ -244,9 +272,18 @@ fn put_value(out: &mut Vec<u8>, attributes: &Attributes, code: u8) -> bool {
                 out.extend_from_slice(&aggregator.address.octets());
             }
         }
-        code::COMMUNITIES => attributes.communities.iter().for_each(|c| out.extend_from_slice(&c.0.to_be_bytes())),
-        code::CLUSTER_LIST => attributes.cluster_list.iter().for_each(|id| out.extend_from_slice(&id.octets())),
-        code::EXTENDED_COMMUNITIES => attributes.extended_communities.iter().for_each(|c| out.extend_from_slice(&c.0)),
+        code::COMMUNITIES => attributes
+            .communities
+            .iter()
+            .for_each(|c| out.extend_from_slice(&c.0.to_be_bytes())),
+        code::CLUSTER_LIST => attributes
+            .cluster_list
+            .iter()
+            .for_each(|id| out.extend_from_slice(&id.octets())),
+        code::EXTENDED_COMMUNITIES => attributes
+            .extended_communities
+            .iter()
+            .for_each(|c| out.extend_from_slice(&c.0)),
         code::LARGE_COMMUNITIES => {
             for community in &attributes.large_communities {
                 out.extend_from_slice(&community.global.to_be_bytes());
@@ -272,8 +309,12 @@ pub fn parse_canonical(octets: &[u8]) -> Attributes {
 fn read_value(attributes: &mut Attributes, raw: &RawAttribute<'_>) {
     let mut value = Reader::new(raw.value);
     match raw.code {
-        code::ORIGIN => attributes.origin = value.u8().and_then(Origin::from_code).unwrap_or_default(),
-        code::AS_PATH => attributes.as_path = parse_as_path(raw.value, AsnWidth::Four).unwrap_or_default(),
+        code::ORIGIN => {
+            attributes.origin = value.u8().and_then(Origin::from_code).unwrap_or_default()
+        }
+        code::AS_PATH => {
+            attributes.as_path = parse_as_path(raw.value, AsnWidth::Four).unwrap_or_default()
+        }
         code::MED => attributes.med = value.u32(),
         code::LOCAL_PREF => attributes.local_pref = value.u32(),
         code::ATOMIC_AGGREGATE => attributes.atomic_aggregate = true,
@@ -282,11 +323,20 @@ fn read_value(attributes: &mut Attributes, raw: &RawAttribute<'_>) {
         code::ORIGINATOR_ID => attributes.originator = value.ipv4(),
         code::CLUSTER_LIST => attributes.cluster_list = parse_cluster_list(raw.value),
         code::EXTENDED_COMMUNITIES => {
-            attributes.extended_communities =
-                raw.value.chunks_exact(8).filter_map(|c| c.try_into().ok()).map(ExtendedCommunity).collect();
+            attributes.extended_communities = raw
+                .value
+                .chunks_exact(8)
+                .filter_map(|c| c.try_into().ok())
+                .map(ExtendedCommunity)
+                .collect();
         }
-        code::LARGE_COMMUNITIES => attributes.large_communities = parse_large_communities(raw.value),
-        code => attributes.unknown.push(UnknownAttribute { code, value: raw.value.to_vec() }),
+        code::LARGE_COMMUNITIES => {
+            attributes.large_communities = parse_large_communities(raw.value)
+        }
+        code => attributes.unknown.push(UnknownAttribute {
+            code,
+            value: raw.value.to_vec(),
+        }),
     }
 }
 
@@ -298,7 +348,10 @@ pub(crate) fn parse_aggregator(value: &[u8], width: AsnWidth) -> Option<Aggregat
         AsnWidth::Four => reader.u32()?,
     };
     let address = reader.ipv4()?;
-    reader.is_empty().then_some(Aggregator { asn: Asn(asn), address })
+    reader.is_empty().then_some(Aggregator {
+        asn: Asn(asn),
+        address,
+    })
 }
 
 /// Reads communities, ascending and single.
@@ -319,7 +372,11 @@ fn parse_cluster_list(value: &[u8]) -> Vec<Ipv4Addr> {
 pub(crate) fn parse_large_communities(value: &[u8]) -> Vec<LargeCommunity> {
     let mut reader = Reader::new(value);
     let mut list: Vec<LargeCommunity> = std::iter::from_fn(|| {
-        Some(LargeCommunity { global: reader.u32()?, local1: reader.u32()?, local2: reader.u32()? })
+        Some(LargeCommunity {
+            global: reader.u32()?,
+            local1: reader.u32()?,
+            local2: reader.u32()?,
+        })
     })
     .collect();
     list.sort_unstable();

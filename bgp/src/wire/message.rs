@@ -31,7 +31,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every type, in code order.
-    pub const ALL: [Self; 5] = [Self::Open, Self::Update, Self::Notification, Self::Keepalive, Self::RouteRefresh];
+    pub const ALL: [Self; 5] = [
+        Self::Open,
+        Self::Update,
+        Self::Notification,
+        Self::Keepalive,
+        Self::RouteRefresh,
+    ];
 
     /// The code on the wire.
     pub fn code(self) -> u8 {
@@ -82,8 +88,13 @@ pub struct Malformed {
 impl Malformed {
     /// A fault that ends the session.
     pub fn new(fault: Fault, data: &[u8]) -> Self {
-        let notification = fault.notification(data).expect("only faults that reset are raised as errors");
-        Self { fault, notification }
+        let notification = fault
+            .notification(data)
+            .expect("only faults that reset are raised as errors");
+        Self {
+            fault,
+            notification,
+        }
     }
 }
 
@@ -111,7 +122,9 @@ pub fn split(octets: &[u8], max: usize) -> Result<Option<(Message<'_>, usize)>, 
     if !kind.fits(length) {
         return Err(Malformed::new(Fault::MessageLength, &field));
     }
-    Ok(octets.get(HEADER..length).map(|body| (Message { kind, body }, length)))
+    Ok(octets
+        .get(HEADER..length)
+        .map(|body| (Message { kind, body }, length)))
 }
 
 /// Appends a message whose body `write` appends. A body that does not fit 65,535 octets is cut off by the caller's bounds.
@@ -170,7 +183,11 @@ mod tests {
         assert_eq!(fault(&framed(18, 4)), Fault::HeaderLength);
         assert_eq!(fault(&framed(4097, 2)), Fault::HeaderLength);
         for (length, code) in [(20, 4), (22, 2), (28, 1), (20, 3), (24, 5)] {
-            assert_eq!(fault(&framed(length, code)), Fault::MessageLength, "length {length} type {code}");
+            assert_eq!(
+                fault(&framed(length, code)),
+                Fault::MessageLength,
+                "length {length} type {code}"
+            );
         }
         assert_eq!(fault(&framed(19, 9)), Fault::MessageType);
         let error = split(&framed(18, 4), MAX).unwrap_err();
@@ -184,6 +201,9 @@ mod tests {
             assert_eq!(split(&whole[..cut], MAX), Ok(None), "cut at {cut}");
         }
         let (message, length) = split(&whole, MAX).unwrap().unwrap();
-        assert_eq!((message.kind, message.body.len(), length), (Kind::Update, 4, 23));
+        assert_eq!(
+            (message.kind, message.body.len(), length),
+            (Kind::Update, 4, 23)
+        );
     }
 }

@@ -24,7 +24,11 @@ pub struct Nlri<'a> {
 impl<'a> Nlri<'a> {
     /// No prefixes.
     pub fn empty(family: Family) -> Self {
-        Self { family, octets: &[], count: 0 }
+        Self {
+            family,
+            octets: &[],
+            count: 0,
+        }
     }
 
     /// Checks a field; `None` when a prefix is too long for its family or overruns the field.
@@ -39,7 +43,11 @@ impl<'a> Nlri<'a> {
             reader.take(usize::from(bits.div_ceil(8)))?;
             count += 1;
         }
-        Some(Self { family, octets, count })
+        Some(Self {
+            family,
+            octets,
+            count,
+        })
     }
 
     /// Family of all prefixes.
@@ -78,12 +86,16 @@ fn next(reader: &mut Reader<'_>, family: Family) -> Option<IpNet> {
         Family::Ipv4Unicast => {
             let address = u32::from_be_bytes(padded(octets)?);
             let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-            Ipv4Net::new(Ipv4Addr::from(address & mask), bits).ok().map(IpNet::V4)
+            Ipv4Net::new(Ipv4Addr::from(address & mask), bits)
+                .ok()
+                .map(IpNet::V4)
         }
         Family::Ipv6Unicast => {
             let address = u128::from_be_bytes(padded(octets)?);
             let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-            Ipv6Net::new(Ipv6Addr::from(address & mask), bits).ok().map(IpNet::V6)
+            Ipv6Net::new(Ipv6Addr::from(address & mask), bits)
+                .ok()
+                .map(IpNet::V6)
         }
     }
 }
@@ -117,12 +129,16 @@ mod tests {
     use super::*;
 
     fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
-        let v4 = (any::<u32>(), 0u8..=32).prop_map(|(address, bits)| IpNet::V4(Ipv4Net::new(address.into(), bits).unwrap().trunc()));
+        let v4 = (any::<u32>(), 0u8..=32).prop_map(|(address, bits)| {
+            IpNet::V4(Ipv4Net::new(address.into(), bits).unwrap().trunc())
+        });
         proptest::collection::vec(v4, 0..40)
     }
 
     fn prefixes6() -> impl Strategy<Value = Vec<IpNet>> {
-        let v6 = (any::<u128>(), 0u8..=128).prop_map(|(address, bits)| IpNet::V6(Ipv6Net::new(address.into(), bits).unwrap().trunc()));
+        let v6 = (any::<u128>(), 0u8..=128).prop_map(|(address, bits)| {
+            IpNet::V6(Ipv6Net::new(address.into(), bits).unwrap().trunc())
+        });
         proptest::collection::vec(v6, 0..40)
     }
 
@@ -152,7 +168,10 @@ mod tests {
     #[test]
     fn host_bits_are_masked() {
         let field = Nlri::parse(Family::Ipv4Unicast, &[9, 10, 0xFF]).unwrap();
-        assert_eq!(field.iter().collect::<Vec<_>>(), ["10.128.0.0/9".parse::<IpNet>().unwrap()]);
+        assert_eq!(
+            field.iter().collect::<Vec<_>>(),
+            ["10.128.0.0/9".parse::<IpNet>().unwrap()]
+        );
     }
 
     #[test]

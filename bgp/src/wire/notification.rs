@@ -72,12 +72,20 @@ impl Notification {
 
     /// A notification without data.
     pub fn new(code: u8, subcode: u8) -> Self {
-        Self { code, subcode, data: Box::default() }
+        Self {
+            code,
+            subcode,
+            data: Box::default(),
+        }
     }
 
     /// A notification with data.
     pub fn with_data(code: u8, subcode: u8, data: &[u8]) -> Self {
-        Self { code, subcode, data: data.into() }
+        Self {
+            code,
+            subcode,
+            data: data.into(),
+        }
     }
 
     /// A Cease.
@@ -94,7 +102,11 @@ impl Notification {
         let octets = text.as_bytes().get(..end).unwrap_or_default();
         let mut data = vec![u8::try_from(octets.len()).unwrap_or(u8::MAX)];
         data.extend_from_slice(octets);
-        Self { code: code::CEASE, subcode, data: data.into() }
+        Self {
+            code: code::CEASE,
+            subcode,
+            data: data.into(),
+        }
     }
 
     /// The same inside a Cease/Hard Reset (RFC 8538 §3).
@@ -102,7 +114,11 @@ impl Notification {
     pub fn into_hard_reset(self) -> Self {
         let mut data = vec![self.code, self.subcode];
         data.extend_from_slice(&self.data);
-        Self { code: code::CEASE, subcode: cease::HARD_RESET, data: data.into() }
+        Self {
+            code: code::CEASE,
+            subcode: cease::HARD_RESET,
+            data: data.into(),
+        }
     }
 
     /// Whether it forbids to keep routes although RFC 8538 was agreed.
@@ -112,11 +128,15 @@ impl Notification {
 
     /// The text of a Cease, with what is not printable replaced; `None` when there is none or it is malformed.
     pub fn text(&self) -> Option<String> {
-        let speaks = self.code == code::CEASE && matches!(self.subcode, cease::ADMIN_SHUTDOWN | cease::ADMIN_RESET);
+        let speaks = self.code == code::CEASE
+            && matches!(self.subcode, cease::ADMIN_SHUTDOWN | cease::ADMIN_RESET);
         let (length, rest) = self.data.split_first()?;
         let octets = rest.get(..usize::from(*length))?;
         let text = String::from_utf8_lossy(octets);
-        let clean: String = text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
+        let clean: String = text
+            .chars()
+            .map(|c| if c.is_control() { '\u{FFFD}' } else { c })
+            .collect();
         (speaks && !clean.is_empty()).then_some(clean)
     }
 
@@ -124,7 +144,11 @@ impl Notification {
     /// NOTIFICATION is never answered.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let (&[code, subcode], data) = body.split_first_chunk::<2>()?;
-        Some(Self { code, subcode, data: data.into() })
+        Some(Self {
+            code,
+            subcode,
+            data: data.into(),
+        })
     }
 
     /// Code and subcode in words.
@@ -219,6 +243,9 @@ mod tests {
     #[test]
     fn every_octet_string_of_two_parses() {
         assert_eq!(Notification::parse(&[6]), None);
-        assert_eq!(Notification::parse(&[99, 7]).unwrap().to_string(), "code 99/7");
+        assert_eq!(
+            Notification::parse(&[99, 7]).unwrap().to_string(),
+            "code 99/7"
+        );
     }
 }

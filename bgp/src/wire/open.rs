@@ -49,7 +49,15 @@ impl Open {
         let identifier = reader.ipv4().ok_or_else(short)?;
         let capabilities = parse_parameters(reader, &mut faults)?;
         let asn = full_asn(asn, &capabilities)?;
-        Ok((Self { asn, hold_time, identifier, capabilities }, faults))
+        Ok((
+            Self {
+                asn,
+                hold_time,
+                identifier,
+                capabilities,
+            },
+            faults,
+        ))
     }
 
     /// The whole message.
@@ -70,11 +78,17 @@ impl Open {
 
 /// All capabilities in one parameter; the extended form only when they need it.
 fn put_parameters(out: &mut Vec<u8>, capabilities: &[u8]) {
-    match (u8::try_from(capabilities.len()), u8::try_from(capabilities.len() + 2)) {
+    match (
+        u8::try_from(capabilities.len()),
+        u8::try_from(capabilities.len() + 2),
+    ) {
         (Ok(0), _) => out.push(0),
-        (Ok(inner), Ok(outer)) if outer < EXTENDED => out.extend_from_slice(&[outer, CAPABILITIES, inner]),
+        (Ok(inner), Ok(outer)) if outer < EXTENDED => {
+            out.extend_from_slice(&[outer, CAPABILITIES, inner])
+        }
         _ => {
-            let inner = u16::try_from(capabilities.len()).expect("an OPEN has at most 4,096 octets");
+            let inner =
+                u16::try_from(capabilities.len()).expect("an OPEN has at most 4,096 octets");
             out.extend_from_slice(&[EXTENDED, EXTENDED]);
             out.extend_from_slice(&(inner + 3).to_be_bytes());
             out.push(CAPABILITIES);
@@ -84,7 +98,10 @@ fn put_parameters(out: &mut Vec<u8>, capabilities: &[u8]) {
     out.extend_from_slice(capabilities);
 }
 
-fn parse_parameters(mut reader: Reader<'_>, faults: &mut FaultSet) -> Result<Capabilities, Malformed> {
+fn parse_parameters(
+    mut reader: Reader<'_>,
+    faults: &mut FaultSet,
+) -> Result<Capabilities, Malformed> {
     let overrun = || Malformed::new(Fault::Parameters, &[]);
     let length = reader.u8().ok_or_else(overrun)?;
     let extended = length == EXTENDED && reader.rest().first() == Some(&EXTENDED);
@@ -100,12 +117,18 @@ fn parse_parameters(mut reader: Reader<'_>, faults: &mut FaultSet) -> Result<Cap
     }
     let mut capabilities = Capabilities::default();
     while let Some(kind) = parameters.u8() {
-        let value = if extended { parameters.block16() } else { parameters.block8() };
+        let value = if extended {
+            parameters.block16()
+        } else {
+            parameters.block8()
+        };
         let value = value.ok_or_else(overrun)?;
         if kind != CAPABILITIES {
             return Err(Malformed::new(Fault::ParameterType, &[]));
         }
-        capabilities.parse_into(value, faults).map_err(|fault| Malformed::new(fault, &[]))?;
+        capabilities
+            .parse_into(value, faults)
+            .map_err(|fault| Malformed::new(fault, &[]))?;
     }
     Ok(capabilities)
 }
@@ -122,4 +145,3 @@ fn full_asn(field: u16, capabilities: &Capabilities) -> Result<Asn, Malformed> {
     }
     Ok(asn)
 }
-

@@ -14,4 +14,3 @@ mod parse;
 
 pub use encode::{Reach, put_end_of_rib, put_reach, put_withdraw};
 pub use parse::{Context, MpReach, Update};
-

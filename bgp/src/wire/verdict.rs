@@ -230,12 +230,18 @@ impl FaultSet {
 
     /// Faults in the order of the table.
     pub fn iter(self) -> impl Iterator<Item = Fault> {
-        Fault::ALL.iter().copied().filter(move |fault| self.contains(*fault))
+        Fault::ALL
+            .iter()
+            .copied()
+            .filter(move |fault| self.contains(*fault))
     }
 
     /// The strongest reaction of all.
     pub fn reaction(self) -> Reaction {
-        self.iter().map(Fault::reaction).max().unwrap_or(Reaction::Accept)
+        self.iter()
+            .map(Fault::reaction)
+            .max()
+            .unwrap_or(Reaction::Accept)
     }
 }
 

@@ -14,7 +14,10 @@ pub(crate) struct Daemon {
 impl Daemon {
     fn ask(&self, question: &str) -> String {
         let socket = self.socket.to_str().unwrap();
-        let words: Vec<&str> = ["-s", socket].into_iter().chain(question.split(' ')).collect();
+        let words: Vec<&str> = ["-s", socket]
+            .into_iter()
+            .chain(question.split(' '))
+            .collect();
         output("birdc", &words)
     }
 }
@@ -22,7 +25,10 @@ impl Daemon {
 impl Router for Daemon {
     fn start(lab: &Lab, options: &Options) -> Self {
         let (ours, theirs) = (text(lab.ours), text(lab.theirs));
-        let password = options.password.map(|key| format!("password \"{key}\";")).unwrap_or_default();
+        let password = options
+            .password
+            .map(|key| format!("password \"{key}\";"))
+            .unwrap_or_default();
         let config = format!(
             "router id {theirs};
 protocol device {{}}
@@ -41,12 +47,20 @@ protocol bgp margay {{
         let socket = lab.directory.path().join("bird.ctl");
         let pid = lab.directory.path().join("bird.pid");
         let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
-        let arguments = ["-f", "-c", &path(&config), "-s", &path(&socket), "-P", &path(&pid)];
-        Self { process: net::Daemon::spawn("bird", &arguments), socket }
+        let (config, control, pid) = (path(&config), path(&socket), path(&pid));
+        let mut arguments = vec!["-f", "-c", &config, "-s", &control, "-P", &pid];
+        if options.recovers {
+            arguments.push("-R");
+        }
+        Self {
+            process: net::Daemon::spawn("bird", &arguments),
+            socket,
+        }
     }
 
     fn has_route(&self, prefix: &str) -> bool {
-        self.ask(&format!("show route {prefix} protocol margay")).contains(prefix)
+        self.ask(&format!("show route {prefix} protocol margay"))
+            .contains(prefix)
     }
 
     fn route_identity(&self, prefix: &str) -> Option<String> {

@@ -1,6 +1,7 @@
 //! FRR in the router's namespace: zebra and bgpd under a path space of their own.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::net::{self, Lab, output};
 use crate::us::text;
@@ -18,7 +19,10 @@ fn ask(question: &str) -> String {
 impl Router for Daemon {
     fn start(lab: &Lab, options: &Options) -> Self {
         let (ours, theirs) = (text(lab.ours), text(lab.theirs));
-        let password = options.password.map(|key| format!(" neighbor {ours} password {key}\n")).unwrap_or_default();
+        let password = options
+            .password
+            .map(|key| format!(" neighbor {ours} password {key}\n"))
+            .unwrap_or_default();
         let config = format!(
             "router bgp {asn}
  bgp router-id {theirs}
@@ -26,6 +30,7 @@ impl Router for Daemon {
  no bgp ebgp-requires-policy
  no bgp network import-check
  bgp graceful-restart
+ bgp graceful-restart preserve-fw-state
  neighbor {ours} remote-as 64512
  neighbor {ours} timers {keepalive} {hold}
  neighbor {ours} timers connect 1
@@ -39,17 +44,32 @@ impl Router for Daemon {
             keepalive = options.hold / 3,
         );
         // The daemons drop to their own user: what they read must be readable, where they write must be theirs.
-        let shell = "mkdir -p /run/frr/tor && chown -R frr:frr /run/frr && chmod 755 /run/frr /run/frr/tor";
-        assert!(Command::new("sh").args(["-c", shell]).status().unwrap().success());
+        let shell =
+            "mkdir -p /run/frr/tor && chown -R frr:frr /run/frr && chmod 755 /run/frr /run/frr/tor";
+        assert!(
+            Command::new("sh")
+                .args(["-c", shell])
+                .status()
+                .unwrap()
+                .success()
+        );
         std::fs::write("/run/frr/bgpd.conf", config).unwrap();
         std::fs::write("/run/frr/zebra.conf", "hostname tor\n").unwrap();
-        let zebra = net::Daemon::spawn("/usr/lib/frr/zebra", &["-N", "tor", "-f", "/run/frr/zebra.conf", "-A", "127.0.0.1"]);
+        let zebra = net::Daemon::spawn(
+            "/usr/lib/frr/zebra",
+            &["-N", "tor", "-f", "/run/frr/zebra.conf", "-A", "127.0.0.1"],
+        );
         let begun = std::time::Instant::now();
-        while !std::path::Path::new("/run/frr/tor/zserv.api").exists() && begun.elapsed().as_secs() < 5 {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        while !std::path::Path::new("/run/frr/tor/zserv.api").exists()
+            && begun.elapsed().as_secs() < 5
+        {
+            std::thread::sleep(Duration::from_millis(20));
         }
         let arguments = ["-N", "tor", "-f", "/run/frr/bgpd.conf", "-A", "127.0.0.1"];
-        Self { bgpd: net::Daemon::spawn("/usr/lib/frr/bgpd", &arguments), _zebra: zebra }
+        Self {
+            bgpd: net::Daemon::spawn("/usr/lib/frr/bgpd", &arguments),
+            _zebra: zebra,
+        }
     }
 
     fn has_route(&self, prefix: &str) -> bool {
@@ -60,7 +80,10 @@ impl Router for Daemon {
     fn route_identity(&self, prefix: &str) -> Option<String> {
         // A route that was removed and added has another table version.
         let shown = ask(&format!("show bgp ipv4 unicast {prefix}"));
-        shown.lines().find(|line| line.contains("version")).map(ToOwned::to_owned)
+        shown
+            .lines()
+            .find(|line| line.contains("version"))
+            .map(ToOwned::to_owned)
     }
 
     fn ask_refresh(&self) {

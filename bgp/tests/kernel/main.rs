@@ -3,7 +3,10 @@
 //! Runs as root in a private network and mount namespace (`unshare -nm --propagation private`); elsewhere, or without
 //! the daemons, each test prints why it is skipped.
 #![cfg(feature = "io")]
-#![expect(clippy::disallowed_methods, reason = "tests run daemons and wait for them")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests run daemons and wait for them"
+)]
 
 mod bird;
 mod frr;
@@ -25,7 +28,7 @@ const THEIRS: &str = "203.0.113.0/24";
 
 /// A router to talk to, whichever program it is.
 trait Router {
-    /// Starts it: its AS, ours, and lines for the session.
+    /// Starts it.
     fn start(lab: &Lab, options: &Options) -> Self;
     /// Whether it has a route to `prefix`.
     fn has_route(&self, prefix: &str) -> bool;
@@ -45,11 +48,18 @@ struct Options {
     asn: u32,
     password: Option<&'static str>,
     hold: u16,
+    /// It is a restart whose forwarding state survived.
+    recovers: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { asn: 65010, password: None, hold: 9 }
+        Self {
+            asn: 65010,
+            password: None,
+            hold: 9,
+            recovers: false,
+        }
     }
 }
 
@@ -68,12 +78,21 @@ async fn exchanges_routes<R: Router>(options: Options) {
     us.wait_for_route(THEIRS).await;
     let route = us.route(THEIRS).unwrap();
     assert_eq!(route.next_hops.first().unwrap().address, lab.theirs);
-    let path: &[Asn] = if options.asn == 64512 { &[] } else { &[Asn(options.asn)] };
+    let path: &[Asn] = if options.asn == 64512 {
+        &[]
+    } else {
+        &[Asn(options.asn)]
+    };
     assert_eq!(&*route.as_path, path);
-    lab.wait("the router has our route", || router.has_route(OURS)).await;
+    lab.wait("the router has our route", || router.has_route(OURS))
+        .await;
     us.withdraw_ours().await;
-    lab.wait("the router forgets our route", || !router.has_route(OURS)).await;
-    us.shutdown(Drain::Shutdown { text: "maintenance".into() }).await;
+    lab.wait("the router forgets our route", || !router.has_route(OURS))
+        .await;
+    us.shutdown(Drain::Shutdown {
+        text: "maintenance".into(),
+    })
+    .await;
 }
 
 async fn refreshes<R: Router>() {
@@ -82,10 +101,14 @@ async fn refreshes<R: Router>() {
     let router = R::start(&lab, &options);
     let mut us = Us::start(&lab, peer(&options), None).await;
     us.wait_for_route(THEIRS).await;
-    lab.wait("the router has our route", || router.has_route(OURS)).await;
+    lab.wait("the router has our route", || router.has_route(OURS))
+        .await;
     let before = us.status().counters.updates_out;
     router.ask_refresh();
-    us.wait("our routes are sent again", |status| status.counters.updates_out > before).await;
+    us.wait("our routes are sent again", |status| {
+        status.counters.updates_out > before
+    })
+    .await;
 
     let mut rejecting = peer(&options);
     rejecting.import = Filter::reject_all();
@@ -101,17 +124,29 @@ async fn refreshes<R: Router>() {
 
 async fn md5<R: Router>() {
     let lab = Lab::new();
-    let options = Options { password: Some("s3cret"), ..Options::default() };
+    let options = Options {
+        password: Some("s3cret"),
+        ..Options::default()
+    };
     let router = R::start(&lab, &options);
     let mut wrong = peer(&options);
     wrong.password = Some(Password::try_new("other").unwrap());
     let mut us = Us::start(&lab, wrong, None).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert!(us.status().state < State::OpenSent, "a wrong key must not connect: {:?}", us.status().state);
+    assert!(
+        us.status().state < State::OpenSent,
+        "a wrong key must not connect: {:?}",
+        us.status().state
+    );
     let plan = us.reconcile(peer(&options)).await;
-    assert_eq!(plan.soft.len(), 1, "a changed key is a soft change: {plan:?}");
+    assert_eq!(
+        plan.soft.len(),
+        1,
+        "a changed key is a soft change: {plan:?}"
+    );
     us.wait_for_route(THEIRS).await;
-    lab.wait("the router has our route", || router.has_route(OURS)).await;
+    lab.wait("the router has our route", || router.has_route(OURS))
+        .await;
     us.shutdown(Drain::Restart).await;
 }
 
@@ -122,17 +157,31 @@ async fn survives_our_restart<R: Router>() {
     let router = R::start(&lab, &options);
     let mut us = Us::start(&lab, peer(&options), None).await;
     us.wait_for_route(THEIRS).await;
-    lab.wait("the router has our route", || router.has_route(OURS)).await;
-    us.wait("the router offers graceful restart", |status| status.restart.peer_keeps.contains(Family::Ipv4Unicast)).await;
+    lab.wait("the router has our route", || router.has_route(OURS))
+        .await;
+    us.wait("the router offers graceful restart", |status| {
+        status.restart.peer_keeps.contains(Family::Ipv4Unicast)
+    })
+    .await;
     let identity = router.route_identity(OURS).unwrap();
     us.shutdown(Drain::Restart).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(router.has_route(OURS), "the route is kept while we are away");
+    assert!(
+        router.has_route(OURS),
+        "the route is kept while we are away"
+    );
     let mut us = Us::start(&lab, peer(&options), Some(FamilySet::IPV4)).await;
     us.wait_for_synced().await;
-    assert!(us.route(THEIRS).is_some(), "selection waited for the peer's routes");
+    assert!(
+        us.route(THEIRS).is_some(),
+        "selection waited for the peer's routes"
+    );
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(router.route_identity(OURS).as_ref(), Some(&identity), "the route was never removed");
+    assert_eq!(
+        router.route_identity(OURS).as_ref(),
+        Some(&identity),
+        "the route was never removed"
+    );
     us.shutdown(Drain::Restart).await;
 }
 
@@ -144,19 +193,39 @@ async fn survives_their_restart<R: Router>() {
     let mut us = Us::start(&lab, peer(&options), None).await;
     us.wait_for_route(THEIRS).await;
     router.crash();
-    us.wait_for("the route is stale", |us| us.route(THEIRS).is_some_and(|route| route.stale)).await;
-    assert!(us.status().restart.stale.contains(Family::Ipv4Unicast));
-    let router = R::start(&lab, &options);
-    us.wait_for("the route is fresh", |us| us.route(THEIRS).is_some_and(|route| !route.stale)).await;
-    lab.wait("the router has our route", || router.has_route(OURS)).await;
-    us.wait("nothing is stale", |status| status.restart.stale.is_empty()).await;
+    us.wait_for("the route is stale", |us| {
+        us.route(THEIRS).is_some_and(|route| route.stale)
+    })
+    .await;
+    us.wait("the status says so", |status| {
+        status.restart.stale.contains(Family::Ipv4Unicast)
+    })
+    .await;
+    let router = R::start(
+        &lab,
+        &Options {
+            recovers: true,
+            ..options
+        },
+    );
+    us.wait_for("the route is fresh", |us| {
+        us.route(THEIRS).is_some_and(|route| !route.stale)
+    })
+    .await;
+    lab.wait("the router has our route", || router.has_route(OURS))
+        .await;
+    us.wait("nothing is stale", |status| status.restart.stale.is_empty())
+        .await;
     assert_eq!(us.removals(THEIRS), 0, "the route was never removed");
     us.shutdown(Drain::Restart).await;
 }
 
 async fn hold_expiry<R: Router>() {
     let lab = Lab::new();
-    let options = Options { hold: 3, ..Options::default() };
+    let options = Options {
+        hold: 3,
+        ..Options::default()
+    };
     let router = R::start(&lab, &options);
     let mut us = Us::start(&lab, peer(&options), None).await;
     us.wait_for_route(THEIRS).await;
@@ -178,8 +247,12 @@ async fn collisions<R: Router>() {
     for round in 0..5 {
         let mut us = Us::start(&lab, peer(&options), None).await;
         us.wait_for_route(THEIRS).await;
-        assert_eq!(us.status().state, State::Established, "round {round}");
-        us.shutdown(Drain::Shutdown { text: format!("round {round}") }).await;
+        us.wait("one session", |status| status.state == State::Established)
+            .await;
+        us.shutdown(Drain::Shutdown {
+            text: format!("round {round}"),
+        })
+        .await;
     }
 }
 
@@ -247,4 +320,10 @@ macro_rules! scenarios {
 }
 
 scenarios!(bird, with_bird, "bird", "birdc");
-scenarios!(frr, with_frr, "/usr/lib/frr/bgpd", "/usr/lib/frr/zebra", "vtysh");
+scenarios!(
+    frr,
+    with_frr,
+    "/usr/lib/frr/bgpd",
+    "/usr/lib/frr/zebra",
+    "vtysh"
+);

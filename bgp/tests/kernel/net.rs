@@ -34,7 +34,12 @@ impl Lab {
         ip("-n tor link set tor0 up");
         ip("-n tor link set lo up");
         let directory = tempfile::tempdir().unwrap();
-        Self { ours: "10.0.0.1".parse().unwrap(), theirs: "10.0.0.2".parse().unwrap(), directory, _one: one }
+        Self {
+            ours: "10.0.0.1".parse().unwrap(),
+            theirs: "10.0.0.2".parse().unwrap(),
+            directory,
+            _one: one,
+        }
     }
 
     /// Writes a file and returns its path.
@@ -56,8 +61,14 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "del", "us0"]).stderr(Stdio::null()).status();
-        let _ = Command::new("ip").args(["netns", "del", "tor"]).stderr(Stdio::null()).status();
+        let _ = Command::new("ip")
+            .args(["link", "del", "us0"])
+            .stderr(Stdio::null())
+            .status();
+        let _ = Command::new("ip")
+            .args(["netns", "del", "tor"])
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
@@ -68,14 +79,25 @@ impl Daemon {
     /// Runs a program in the router's namespace.
     pub(crate) fn spawn(program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", "tor", program]).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["netns", "exec", "tor", program])
+            .args(arguments);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         Self(command.spawn().unwrap())
     }
 
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     pub(crate) fn kill(&mut self) {
@@ -92,20 +114,37 @@ impl Drop for Daemon {
 
 /// Output of a program in the router's namespace.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new("ip").args(["netns", "exec", "tor", program]).args(arguments).output().unwrap();
+    let output = Command::new("ip")
+        .args(["netns", "exec", "tor", program])
+        .args(arguments)
+        .output()
+        .unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "ip {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// A private /run for namespaces and daemons; loopback up. Once a process is enough, more does no harm.
 fn prepare() {
     ip("link set lo up");
     if !Path::new("/run/bgp-kernel-tests").exists() {
-        assert!(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]).status().unwrap().success());
+        assert!(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "tmpfs", "/run"])
+                .status()
+                .unwrap()
+                .success()
+        );
         fs::write("/run/bgp-kernel-tests", "").unwrap();
         fs::create_dir_all("/run/netns").unwrap();
     }
@@ -119,14 +158,23 @@ pub(crate) fn missing(programs: &[&str]) -> Option<String> {
         matches!((own, init), (Ok(own), Ok(init)) if own == init)
     };
     if same("net") || same("mnt") {
-        return Some("not in private network and mount namespaces (unshare -nm --propagation private)".into());
+        return Some(
+            "not in private network and mount namespaces (unshare -nm --propagation private)"
+                .into(),
+        );
     }
-    programs.iter().find(|program| !installed(program)).map(|program| format!("{program} is not installed"))
+    programs
+        .iter()
+        .find(|program| !installed(program))
+        .map(|program| format!("{program} is not installed"))
 }
 
 fn installed(program: &str) -> bool {
     let places = ["", "/usr/bin/", "/usr/sbin/", "/sbin/", "/bin/"];
-    places.iter().map(|place| format!("{place}{program}")).any(|path| path.starts_with('/') && Path::new(&path).exists())
+    places
+        .iter()
+        .map(|place| format!("{place}{program}"))
+        .any(|path| path.starts_with('/') && Path::new(&path).exists())
 }
 
 /// Returns from the test, with a reason, when something is missing.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bgp::io::{FibReader, Handle, ListenConfig};
 use bgp::speaker::{
-    BestRoute, Desired, Drain, FibUpdate, Global, OriginateDiff, Origination, OriginAttributes, Peer, PeerKey,
-    PeerStatus, Plan, Restarting, Settings,
+    BestRoute, Desired, Drain, FibUpdate, Global, OriginAttributes, OriginateDiff, Origination,
+    Peer, PeerKey, PeerStatus, Plan, Restarting, Settings,
 };
 use bgp::{Asn, Family, FamilySet, Speaker};
 use ipnet::IpNet;
@@ -32,15 +32,29 @@ pub(crate) struct Us {
 impl Us {
     pub(crate) async fn start(lab: &Lab, peer: Peer, restarting: Option<FamilySet>) -> Self {
         let restarting = restarting.map(|forwarding| Restarting { forwarding });
-        let speaker = Speaker::new(Settings { restarting, ..Settings::default() }, 7);
-        let listen = ListenConfig { addresses: vec![SocketAddr::new(lab.ours, 179)] };
+        let speaker = Speaker::new(
+            Settings {
+                restarting,
+                ..Settings::default()
+            },
+            7,
+        );
+        let listen = ListenConfig {
+            addresses: vec![SocketAddr::new(lab.ours, 179)],
+        };
         let (handle, driver) = bgp::io::spawn(speaker, &listen).unwrap();
         let origination = Origination {
             owner: Arc::from("ipam"),
             prefix: OURS.parse().unwrap(),
             attributes: OriginAttributes::default(),
         };
-        handle.originate(OriginateDiff { add: vec![origination], remove: vec![] }).await.unwrap();
+        handle
+            .originate(OriginateDiff {
+                add: vec![origination],
+                remove: vec![],
+            })
+            .await
+            .unwrap();
         let fib = handle.fib_changes().await.unwrap();
         let mut us = Self {
             handle,
@@ -65,11 +79,23 @@ impl Us {
 
     pub(crate) async fn withdraw_ours(&self) {
         let remove = vec![(Arc::from("ipam"), OURS.parse().unwrap())];
-        self.handle.originate(OriginateDiff { add: vec![], remove }).await.unwrap();
+        self.handle
+            .originate(OriginateDiff {
+                add: vec![],
+                remove,
+            })
+            .await
+            .unwrap();
     }
 
     pub(crate) fn status(&self) -> PeerStatus {
-        self.handle.peers().borrow().peers.get(&self.key).unwrap().clone()
+        self.handle
+            .peers()
+            .borrow()
+            .peers
+            .get(&self.key)
+            .unwrap()
+            .clone()
     }
 
     pub(crate) fn route(&self, prefix: &str) -> Option<&BestRoute> {
@@ -77,15 +103,24 @@ impl Us {
     }
 
     pub(crate) fn removals(&self, prefix: &str) -> usize {
-        self.removals.get(&prefix.parse().unwrap()).copied().unwrap_or(0)
+        self.removals
+            .get(&prefix.parse().unwrap())
+            .copied()
+            .unwrap_or(0)
     }
 
     pub(crate) async fn wait_for_route(&mut self, prefix: &str) {
-        self.wait_for(&format!("route to {prefix}"), |us| us.route(prefix).is_some()).await;
+        self.wait_for(&format!("route to {prefix}"), |us| {
+            us.route(prefix).is_some()
+        })
+        .await;
     }
 
     pub(crate) async fn wait_for_no_route(&mut self, prefix: &str) {
-        self.wait_for(&format!("no route to {prefix}"), |us| us.route(prefix).is_none()).await;
+        self.wait_for(&format!("no route to {prefix}"), |us| {
+            us.route(prefix).is_none()
+        })
+        .await;
     }
 
     pub(crate) async fn wait_for_synced(&mut self) {
@@ -98,8 +133,16 @@ impl Us {
 
     pub(crate) async fn wait_for(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
+        let mut events = self.handle.events();
         while !holds(self) {
-            assert!(begun.elapsed() < PATIENCE, "timed out: {what}; {:?}", self.status());
+            while let Ok(event) = events.try_recv() {
+                println!("{:?} EVENT {event:?}", begun.elapsed());
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "timed out: {what}; {:?}",
+                self.status()
+            );
             match tokio::time::timeout(Duration::from_millis(50), self.fib.next()).await {
                 Ok(Some(update)) => self.take_in(update),
                 Ok(None) => panic!("the speaker stopped"),

@@ -42,7 +42,13 @@ impl Session {
     }
 
     /// Octets of whole messages taken in.
-    fn read_messages(&mut self, conn: ConnId, octets: &[u8], now: Instant, out: &mut Outbox) -> usize {
+    fn read_messages(
+        &mut self,
+        conn: ConnId,
+        octets: &[u8],
+        now: Instant,
+        out: &mut Outbox,
+    ) -> usize {
         let mut used = 0;
         loop {
             match message::split(octets.get(used..).unwrap_or_default(), message::MAX) {
@@ -75,7 +81,9 @@ impl Session {
         let unexpected = match (phase, message.kind) {
             (_, Kind::Notification) => return self.notified(conn, message.body, now, out),
             (Phase::OpenSent, Kind::Open) => return self.opened(conn, message.body, now, out),
-            (Phase::OpenConfirm(negotiated), Kind::Keepalive) => return self.confirmed(conn, negotiated, now, out),
+            (Phase::OpenConfirm(negotiated), Kind::Keepalive) => {
+                return self.confirmed(conn, negotiated, now, out);
+            }
             (Phase::Established(_), Kind::Keepalive) => return self.touch(conn, now),
             (Phase::Established(negotiated), Kind::Update) => {
                 self.touch(conn, now);
@@ -85,11 +93,20 @@ impl Session {
                 self.touch(conn, now);
                 return self.refreshed(&negotiated, message.body, out);
             }
-            (Phase::OpenSent, Kind::Update | Kind::Keepalive | Kind::RouteRefresh) => Fault::UnexpectedInOpenSent,
-            (Phase::OpenConfirm(_), Kind::Open | Kind::Update | Kind::RouteRefresh) => Fault::UnexpectedInOpenConfirm,
+            (Phase::OpenSent, Kind::Update | Kind::Keepalive | Kind::RouteRefresh) => {
+                Fault::UnexpectedInOpenSent
+            }
+            (Phase::OpenConfirm(_), Kind::Open | Kind::Update | Kind::RouteRefresh) => {
+                Fault::UnexpectedInOpenConfirm
+            }
             (Phase::Established(_), Kind::Open) => Fault::UnexpectedInEstablished,
         };
-        self.reject(conn, Malformed::new(unexpected, &[message.kind.code()]), now, out);
+        self.reject(
+            conn,
+            Malformed::new(unexpected, &[message.kind.code()]),
+            now,
+            out,
+        );
     }
 
     fn touch(&mut self, conn: ConnId, now: Instant) {
@@ -112,7 +129,9 @@ impl Session {
             Ok(parsed) => parsed,
             Err(malformed) => return self.reject(conn, malformed, now, out),
         };
-        faults.iter().for_each(|fault| out.push(Action::Malformed(fault)));
+        faults
+            .iter()
+            .for_each(|fault| out.push(Action::Malformed(fault)));
         let Some((local, remote)) = self.link(conn).map(|link| (link.local, link.remote)) else {
             return;
         };
@@ -130,7 +149,13 @@ impl Session {
     }
 
     /// Whether the connection goes on beside the others of this peer (RFC 4271 §6.8, RFC 6286 §2.3, RFC 4724 §4.2).
-    fn survives_collision(&mut self, conn: ConnId, agreed: &Negotiated, now: Instant, out: &mut Outbox) -> bool {
+    fn survives_collision(
+        &mut self,
+        conn: ConnId,
+        agreed: &Negotiated,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> bool {
         let rivals: SmallVec<[(ConnId, State, Direction); 2]> = self
             .links
             .iter()
@@ -154,7 +179,11 @@ impl Session {
             let loser = if direction == rival_direction {
                 rival
             } else {
-                let kept = if self.we_win(agreed) { Direction::Out } else { Direction::In };
+                let kept = if self.we_win(agreed) {
+                    Direction::Out
+                } else {
+                    Direction::In
+                };
                 if direction == kept { rival } else { conn }
             };
             self.end(loser, Notification::cease(cease::COLLISION), now, out);
@@ -171,8 +200,12 @@ impl Session {
     }
 
     fn confirmed(&mut self, conn: ConnId, negotiated: Negotiated, now: Instant, out: &mut Outbox) {
-        let others: SmallVec<[ConnId; 2]> =
-            self.links.iter().map(|link| link.conn).filter(|other| *other != conn).collect();
+        let others: SmallVec<[ConnId; 2]> = self
+            .links
+            .iter()
+            .map(|link| link.conn)
+            .filter(|other| *other != conn)
+            .collect();
         for other in others {
             self.end(other, Notification::cease(cease::COLLISION), now, out);
         }
@@ -195,7 +228,14 @@ impl Session {
         }
     }
 
-    fn updated(&mut self, conn: ConnId, agreed: &Negotiated, body: &[u8], now: Instant, out: &mut Outbox) {
+    fn updated(
+        &mut self,
+        conn: ConnId,
+        agreed: &Negotiated,
+        body: &[u8],
+        now: Instant,
+        out: &mut Outbox,
+    ) {
         let context = Context {
             width: agreed.width,
             external: agreed.external,
@@ -207,7 +247,10 @@ impl Session {
             Ok(update) => update,
             Err(malformed) => return self.reject(conn, malformed, now, out),
         };
-        update.faults.iter().for_each(|fault| out.push(Action::Malformed(fault)));
+        update
+            .faults
+            .iter()
+            .for_each(|fault| out.push(Action::Malformed(fault)));
         if let Some(family) = update.end_of_rib() {
             out.push(Action::EndOfRib(self.generation, family));
             return;
@@ -231,7 +274,11 @@ fn put_routes(update: &Update<'_>, batch: &mut Batch) -> RouteUpdate {
             batch.prefixes.extend(mp.nlri.iter());
         }
         let end = batch.prefixes.len();
-        return RouteUpdate { withdrawn: start..end, announced: [None, None], attributes: octets..octets };
+        return RouteUpdate {
+            withdrawn: start..end,
+            announced: [None, None],
+            attributes: octets..octets,
+        };
     }
     let withdrawn = start..batch.prefixes.len();
     let mut announced = [None, None];
@@ -249,5 +296,9 @@ fn put_routes(update: &Update<'_>, batch: &mut Batch) -> RouteUpdate {
     if update.announces() {
         update.put_canonical(&mut batch.octets);
     }
-    RouteUpdate { withdrawn, announced, attributes: octets..batch.octets.len() }
+    RouteUpdate {
+        withdrawn,
+        announced,
+        attributes: octets..batch.octets.len(),
+    }
 }

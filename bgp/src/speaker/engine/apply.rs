@@ -6,7 +6,9 @@ use super::peer::{FamilyState, PeerSlot, session_config};
 use super::{Speaker, local_source};
 use crate::rib::{PeerId, Rules};
 use crate::session::{self, RestartOffer, Session, Stop};
-use crate::speaker::{Change, Desired, Global, ListenKey, Output, Peer, PeerCounters, PeerKey, Plan, Why};
+use crate::speaker::{
+    Change, Desired, Global, ListenKey, Output, Peer, PeerCounters, PeerKey, Plan, Why,
+};
 use crate::wire::{Notification, cease, refresh};
 use crate::{Family, FamilyMap, FamilySet};
 
@@ -46,7 +48,8 @@ impl Speaker {
     }
 
     fn set_global(&mut self, global: &Global) {
-        self.rib.set_source(PeerId::LOCAL, local_source(global.asn, global.router_id));
+        self.rib
+            .set_source(PeerId::LOCAL, local_source(global.asn, global.router_id));
         self.rib.set_rules(Rules {
             multipath: usize::from(global.multipath),
             relax: global.multipath_relax,
@@ -55,7 +58,12 @@ impl Speaker {
     }
 
     fn add_peer(&mut self, key: &PeerKey, global: &Global, peer: &Peer, now: Instant) {
-        let index = self.slots.iter().skip(1).position(Option::is_none).map_or(self.slots.len(), |free| free + 1);
+        let index = self
+            .slots
+            .iter()
+            .skip(1)
+            .position(Option::is_none)
+            .map_or(self.slots.len(), |free| free + 1);
         let id = PeerId(u32::try_from(index).expect("fewer than 2^32 peers fit into memory"));
         let restart = self.restart_offer(peer, false);
         let config = session_config(key, global, peer, restart);
@@ -72,6 +80,7 @@ impl Speaker {
             last_restart_time: None,
             was_established: false,
             was_refused: false,
+            awaited_until: None,
             born: now,
             last_down: None,
             counters: PeerCounters::default(),
@@ -91,7 +100,10 @@ impl Speaker {
 
     fn announce_key(&mut self, key: &PeerKey, peer: &Peer) {
         if peer.password.is_some() {
-            let key = ListenKey { address: key.address(), password: peer.password.clone() };
+            let key = ListenKey {
+                address: key.address(),
+                password: peer.password.clone(),
+            };
             self.outputs.push_back(Output::Key(key));
         }
     }
@@ -110,13 +122,19 @@ impl Speaker {
         self.conns.retain(|_, peer| *peer != id);
         let slot = self.slots.get_mut(id.0 as usize).and_then(Option::take);
         if slot.is_some_and(|slot| slot.config.password.is_some()) {
-            self.outputs.push_back(Output::Key(ListenKey { address: key.address(), password: None }));
+            self.outputs.push_back(Output::Key(ListenKey {
+                address: key.address(),
+                password: None,
+            }));
         }
     }
 
     /// As Hard Reset where the peer would otherwise keep our routes (RFC 8538 §3).
     pub(super) fn hard(&self, peer: PeerId, notification: Notification) -> Notification {
-        let restart = self.slot(peer).and_then(|slot| slot.session.established()).and_then(|agreed| agreed.restart);
+        let restart = self
+            .slot(peer)
+            .and_then(|slot| slot.session.established())
+            .and_then(|agreed| agreed.restart);
         match restart {
             Some(restart) if restart.notification => notification.into_hard_reset(),
             Some(_) | None => notification,
@@ -142,17 +160,30 @@ impl Speaker {
         slot.session.configure(config, now);
         let source = slot.source(global);
         self.rib.set_source(id, source);
-        if change.why.iter().any(|why| matches!(why, Why::Password | Why::PasswordPresence)) {
+        if change
+            .why
+            .iter()
+            .any(|why| matches!(why, Why::Password | Why::PasswordPresence))
+        {
             match (&peer.password, had_key) {
                 (None, true) => {
-                    let key = ListenKey { address: change.peer.address(), password: None };
+                    let key = ListenKey {
+                        address: change.peer.address(),
+                        password: None,
+                    };
                     self.outputs.push_back(Output::Key(key));
                 }
                 (Some(_) | None, _) => self.announce_key(&change.peer, peer),
             }
         }
-        if change.why.iter().any(|why| matches!(why, Why::Export | Why::NextHop)) {
-            Family::ALL.into_iter().for_each(|family| self.regroup(id, family, now));
+        if change
+            .why
+            .iter()
+            .any(|why| matches!(why, Why::Export | Why::NextHop))
+        {
+            Family::ALL
+                .into_iter()
+                .for_each(|family| self.regroup(id, family, now));
         }
     }
 
@@ -176,17 +207,28 @@ impl Speaker {
     /// Graceful restart as offered to a peer now: R until our deferral ended, F for what survived or is live.
     pub(super) fn restart_offer(&self, peer: &Peer, was_established: bool) -> Option<RestartOffer> {
         let restarting = self.is_deferring();
-        let survived = self.settings.restarting.map_or(FamilySet::EMPTY, |restarting| restarting.forwarding);
+        let survived = self
+            .settings
+            .restarting
+            .map_or(FamilySet::EMPTY, |restarting| restarting.forwarding);
         peer.graceful_restart.map(|restart| RestartOffer {
             time: restart.restart_time,
             restarting: restarting && !was_established,
-            forwarding: if was_established { peer.families } else { survived },
+            forwarding: if was_established {
+                peer.families
+            } else {
+                survived
+            },
         })
     }
 
     /// Filters that no peer uses lose their content, not their index: group keys refer to it.
     fn drop_unused_filters(&mut self) {
-        while self.filters.last().is_some_and(|filter| std::sync::Arc::strong_count(filter) == 1) {
+        while self
+            .filters
+            .last()
+            .is_some_and(|filter| std::sync::Arc::strong_count(filter) == 1)
+        {
             self.filters.pop();
         }
     }

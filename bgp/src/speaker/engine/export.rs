@@ -21,18 +21,47 @@ const SLICE: u32 = 4096;
 
 impl Speaker {
     /// Makes an Established peer a member of the group it fits.
-    pub(super) fn join_group(&mut self, peer: PeerId, family: Family, agreed: &Negotiated, now: Instant) {
+    pub(super) fn join_group(
+        &mut self,
+        peer: PeerId,
+        family: Family,
+        agreed: &Negotiated,
+        now: Instant,
+    ) {
         let held = self.deferral.get(family).is_some()
-            && agreed.restart.is_some_and(|restart| restart.families.contains(family));
-        let walk = Sending::Walk(Walk { next: 0, forget: Forget::Nothing, end_of_rib: true });
-        self.enter_group(peer, family, agreed, if held { Sending::Held } else { walk }, now);
+            && agreed
+                .restart
+                .is_some_and(|restart| restart.families.contains(family));
+        let walk = Sending::Walk(Walk {
+            next: 0,
+            forget: Forget::Nothing,
+            end_of_rib: true,
+        });
+        self.enter_group(
+            peer,
+            family,
+            agreed,
+            if held { Sending::Held } else { walk },
+            now,
+        );
     }
 
-    fn enter_group(&mut self, peer: PeerId, family: Family, agreed: &Negotiated, sending: Sending, now: Instant) {
+    fn enter_group(
+        &mut self,
+        peer: PeerId,
+        family: Family,
+        agreed: &Negotiated,
+        sending: Sending,
+        now: Instant,
+    ) {
         let Some((key, filter)) = self.group_key(peer, family, agreed) else {
             return;
         };
-        let found = self.groups.iter().find(|(_, group)| group.key == key).map(|(id, _)| *id);
+        let found = self
+            .groups
+            .iter()
+            .find(|(_, group)| group.key == key)
+            .map(|(id, _)| *id);
         let id = found.unwrap_or_else(|| {
             let id = self.groups.last_key_value().map_or(0, |(last, _)| last + 1);
             self.groups.insert(id, Group::new(key, filter));
@@ -50,7 +79,12 @@ impl Speaker {
         }
     }
 
-    fn group_key(&self, peer: PeerId, family: Family, agreed: &Negotiated) -> Option<(GroupKey, Arc<crate::filter::Compiled>)> {
+    fn group_key(
+        &self,
+        peer: PeerId,
+        family: Family,
+        agreed: &Negotiated,
+    ) -> Option<(GroupKey, Arc<crate::filter::Compiled>)> {
         let slot = self.slot(peer)?;
         let global = &self.desired.as_ref()?.global;
         let address = agreed.local.ip().to_canonical();
@@ -97,7 +131,12 @@ impl Speaker {
             return;
         };
         let state = slot.families.get(family);
-        let Some(agreed) = slot.session.established().copied().filter(|agreed| agreed.families.contains(family)) else {
+        let Some(agreed) = slot
+            .session
+            .established()
+            .copied()
+            .filter(|agreed| agreed.families.contains(family))
+        else {
             return;
         };
         let Some(old) = state.group else {
@@ -106,12 +145,22 @@ impl Speaker {
         let sending = match &state.sending {
             Sending::Nothing => return,
             Sending::Held => Sending::Held,
-            Sending::Walk(walk) => {
-                Sending::Walk(Walk { next: 0, forget: Forget::Anything, end_of_rib: walk.end_of_rib })
-            }
+            Sending::Walk(walk) => Sending::Walk(Walk {
+                next: 0,
+                forget: Forget::Anything,
+                end_of_rib: walk.end_of_rib,
+            }),
             Sending::Live => {
-                let told = self.groups.get(&old).map(|group| group.sent().clone()).unwrap_or_default();
-                Sending::Walk(Walk { next: 0, forget: Forget::Told(Box::new(told)), end_of_rib: false })
+                let told = self
+                    .groups
+                    .get(&old)
+                    .map(|group| group.sent().clone())
+                    .unwrap_or_default();
+                Sending::Walk(Walk {
+                    next: 0,
+                    forget: Forget::Told(Box::new(told)),
+                    end_of_rib: false,
+                })
             }
         };
         self.flush_group(old, now);
@@ -127,7 +176,11 @@ impl Speaker {
                 Sending::Nothing | Sending::Held => {}
                 Sending::Walk(walk) => walk.next = 0,
                 live @ Sending::Live => {
-                    *live = Sending::Walk(Walk { next: 0, forget: Forget::Nothing, end_of_rib: false });
+                    *live = Sending::Walk(Walk {
+                        next: 0,
+                        forget: Forget::Nothing,
+                        end_of_rib: false,
+                    });
                 }
             }
         }
@@ -137,8 +190,11 @@ impl Speaker {
     /// Our deferral ended: a member that waited is served.
     pub(super) fn release_held(&mut self, peer: PeerId, family: Family) {
         if let Some(slot) = self.slot_mut(peer) {
-            slot.families.get_mut(family).sending =
-                Sending::Walk(Walk { next: 0, forget: Forget::Nothing, end_of_rib: true });
+            slot.families.get_mut(family).sending = Sending::Walk(Walk {
+                next: 0,
+                forget: Forget::Nothing,
+                end_of_rib: true,
+            });
         }
     }
 
@@ -189,7 +245,11 @@ impl Speaker {
             let state = slot.families.get_mut(family);
             if matches!(state.sending, Sending::Walk(_) | Sending::Live) {
                 // End-of-RIB may be among what was dropped; a further one does no harm.
-                state.sending = Sending::Walk(Walk { next: 0, forget: Forget::Anything, end_of_rib: true });
+                state.sending = Sending::Walk(Walk {
+                    next: 0,
+                    forget: Forget::Anything,
+                    end_of_rib: true,
+                });
             }
         }
         false
@@ -200,7 +260,11 @@ impl Speaker {
         let Some(source) = self.rib.source(member).copied() else {
             return;
         };
-        let Some(slot) = self.slots.get_mut(member.0 as usize).and_then(Option::as_mut) else {
+        let Some(slot) = self
+            .slots
+            .get_mut(member.0 as usize)
+            .and_then(Option::as_mut)
+        else {
             return;
         };
         let state = slot.families.get_mut(family);
@@ -233,7 +297,8 @@ impl Speaker {
                 return;
             };
             let end_of_rib = walk.end_of_rib;
-            let (chunks, next) = group.walk(&self.rib, &self.locals, walk.next, SLICE, &walk.forget);
+            let (chunks, next) =
+                group.walk(&self.rib, &self.locals, walk.next, SLICE, &walk.forget);
             for chunk in &chunks {
                 self.deliver(peer, family, chunk, now);
             }
@@ -282,6 +347,8 @@ impl Speaker {
 
     /// Families a peer was agreed on.
     pub(super) fn agreed_families(&self, peer: PeerId) -> FamilySet {
-        self.slot(peer).and_then(|slot| slot.session.established()).map_or(FamilySet::EMPTY, |agreed| agreed.families)
+        self.slot(peer)
+            .and_then(|slot| slot.session.established())
+            .map_or(FamilySet::EMPTY, |agreed| agreed.families)
     }
 }

@@ -41,24 +41,44 @@ impl Speaker {
     pub fn fib_poll(&mut self, consumer: FibConsumer, limit: usize) -> Option<FibUpdate> {
         self.desired.as_ref()?;
         let deferring = self.deferring();
-        let mut families = Family::ALL.into_iter().filter(|family| !deferring.contains(*family));
+        let mut families = Family::ALL
+            .into_iter()
+            .filter(|family| !deferring.contains(*family));
         families.find_map(|family| self.fib_poll_family(consumer, family, limit))
     }
 
-    fn fib_poll_family(&mut self, consumer: FibConsumer, family: Family, limit: usize) -> Option<FibUpdate> {
-        let index = self.readers.iter().position(|reader| reader.id == consumer)?;
+    fn fib_poll_family(
+        &mut self,
+        consumer: FibConsumer,
+        family: Family,
+        limit: usize,
+    ) -> Option<FibUpdate> {
+        let index = self
+            .readers
+            .iter()
+            .position(|reader| reader.id == consumer)?;
         let reader = self.readers.get_mut(index)?;
         let mut ids = Vec::new();
         let cursor = reader.cursors.get_mut(family);
-        let current = self.rib.table_mut(family).read(cursor, Interest::Used, limit, &mut ids);
+        let current = self
+            .rib
+            .table_mut(family)
+            .read(cursor, Interest::Used, limit, &mut ids);
         if !ids.is_empty() {
-            return Some(FibUpdate::Changes(FibBatch { family, changes: self.best_routes(family, &ids) }));
+            return Some(FibUpdate::Changes(FibBatch {
+                family,
+                changes: self.best_routes(family, &ids),
+            }));
         }
         let synced = self.readers.get_mut(index)?.synced.get_mut(family);
         (current && !std::mem::replace(synced, true)).then_some(FibUpdate::Synced(family))
     }
 
-    fn best_routes(&self, family: Family, ids: &[DestId]) -> Vec<(ipnet::IpNet, Option<BestRoute>)> {
+    fn best_routes(
+        &self,
+        family: Family,
+        ids: &[DestId],
+    ) -> Vec<(ipnet::IpNet, Option<BestRoute>)> {
         let mut paths = HashMap::new();
         let table = self.rib.table(family);
         ids.iter()
@@ -68,17 +88,29 @@ impl Speaker {
     }
 
     /// `None` when there is nothing to program.
-    fn best_route(&self, dest: &Dest, paths: &mut HashMap<AttrId, Arc<[Asn]>>) -> Option<BestRoute> {
+    fn best_route(
+        &self,
+        dest: &Dest,
+        paths: &mut HashMap<AttrId, Arc<[Asn]>>,
+    ) -> Option<BestRoute> {
         let best = dest.best().filter(|best| best.peer != PeerId::LOCAL)?;
         let mut next_hops: SmallVec<[NextHop; 4]> = SmallVec::new();
         for path in dest.used() {
-            let next_hop = NextHop { address: self.rib.next_hops.address(path.next_hop) };
+            let next_hop = NextHop {
+                address: self.rib.next_hops.address(path.next_hop),
+            };
             if !next_hops.contains(&next_hop) {
                 next_hops.push(next_hop);
             }
         }
         let as_path = paths.entry(best.attributes).or_insert_with(|| {
-            self.rib.attributes.get(best.attributes).attributes().as_path.asns().collect()
+            self.rib
+                .attributes
+                .get(best.attributes)
+                .attributes()
+                .as_path
+                .asns()
+                .collect()
         });
         Some(BestRoute {
             next_hops: next_hops.into_vec(),
@@ -92,9 +124,11 @@ impl Speaker {
     /// Where a path was learnt, for those outside.
     pub(super) fn route_source(&self, path: &Path) -> RouteSource {
         match (self.slot(path.peer), self.rib.source(path.peer)) {
-            (Some(slot), Some(source)) if path.peer != PeerId::LOCAL => {
-                RouteSource::Peer { key: slot.key.clone(), asn: source.asn, external: source.external }
-            }
+            (Some(slot), Some(source)) if path.peer != PeerId::LOCAL => RouteSource::Peer {
+                key: slot.key.clone(),
+                asn: source.asn,
+                external: source.external,
+            },
             _ => RouteSource::Local,
         }
     }
@@ -102,6 +136,8 @@ impl Speaker {
     /// Whether every reader has seen everything of a family.
     pub(super) fn readers_current(&self, family: Family) -> bool {
         let head = self.rib.table(family).head();
-        self.readers.iter().all(|reader| *reader.cursors.get(family) == head)
+        self.readers
+            .iter()
+            .all(|reader| *reader.cursors.get(family) == head)
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct PeerSlot {
     pub(super) was_established: bool,
     /// Whether the peer refused a connection, or an OPEN, since we started.
     pub(super) was_refused: bool,
+    /// How long to wait for it after our restart, when it restarted too.
+    pub(super) awaited_until: Option<Instant>,
     /// When the peer was configured.
     pub(super) born: Instant,
     pub(super) last_down: Option<(DownReason, Instant)>,
@@ -75,7 +77,11 @@ pub(super) struct Walk {
 impl PeerSlot {
     /// The next time something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.session.next_deadline().into_iter().chain(self.stale_until).min()
+        self.session
+            .next_deadline()
+            .into_iter()
+            .chain(self.stale_until)
+            .min()
     }
 
     /// The peer as the decision sees it.
@@ -97,7 +103,12 @@ pub(super) fn is_external(global: &Global, peer: &Peer) -> bool {
 }
 
 /// The session's part of a peer's configuration.
-pub(super) fn session_config(key: &PeerKey, global: &Global, peer: &Peer, restart: Option<RestartOffer>) -> SessionConfig {
+pub(super) fn session_config(
+    key: &PeerKey,
+    global: &Global,
+    peer: &Peer,
+    restart: Option<RestartOffer>,
+) -> SessionConfig {
     let address: IpAddr = key.address();
     SessionConfig {
         key: key.clone(),

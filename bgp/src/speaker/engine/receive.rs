@@ -52,12 +52,18 @@ impl Speaker {
             Action::Malformed(fault) => self.count_malformed(peer, fault),
             Action::NotificationIn(notification) => {
                 self.count(peer, |counters| {
-                    *counters.notifications_in.entry((notification.code, notification.subcode)).or_default() += 1;
+                    *counters
+                        .notifications_in
+                        .entry((notification.code, notification.subcode))
+                        .or_default() += 1;
                 });
             }
             Action::NotificationOut(notification) => {
                 self.count(peer, |counters| {
-                    *counters.notifications_out.entry((notification.code, notification.subcode)).or_default() += 1;
+                    *counters
+                        .notifications_out
+                        .entry((notification.code, notification.subcode))
+                        .or_default() += 1;
                 });
             }
         }
@@ -71,7 +77,10 @@ impl Speaker {
 
     fn count_malformed(&mut self, peer: PeerId, fault: Fault) {
         self.count(peer, |counters| {
-            *counters.malformed.entry((fault.part(), fault.verdict())).or_default() += 1;
+            *counters
+                .malformed
+                .entry((fault.part(), fault.verdict()))
+                .or_default() += 1;
         });
     }
 
@@ -89,7 +98,10 @@ impl Speaker {
             slot.families.get_mut(family).end_of_rib = false;
         }
         let source = slot.source(&global);
-        let event = Event::Established { peer: slot.key.clone(), families: agreed.families };
+        let event = Event::Established {
+            peer: slot.key.clone(),
+            families: agreed.families,
+        };
         self.rib.set_source(peer, source);
         self.outputs.push_back(Output::Event(event));
         self.reoffer_restart(peer, now);
@@ -110,7 +122,11 @@ impl Speaker {
         };
         slot.counters.flaps += 1;
         slot.last_down = Some((reason.clone(), now));
-        let event = Event::Down { peer: slot.key.clone(), reason, retained };
+        let event = Event::Down {
+            peer: slot.key.clone(),
+            reason,
+            retained,
+        };
         self.outputs.push_back(Output::Event(event));
         self.begin_stale(peer, retained, now);
         self.changed(now);
@@ -120,9 +136,12 @@ impl Speaker {
         let Some(slot) = self.slot_mut(peer) else {
             return;
         };
-        slot.was_refused = true;
+        slot.was_refused |= matches!(reason, DownReason::ConnectFailed(_));
         slot.last_down = Some((reason.clone(), now));
-        let event = Event::Refused { peer: slot.key.clone(), reason };
+        let event = Event::Refused {
+            peer: slot.key.clone(),
+            reason,
+        };
         self.outputs.push_back(Output::Event(event));
         self.check_deferral(now);
     }
@@ -135,7 +154,10 @@ impl Speaker {
         state.end_of_rib = true;
         state.converged = true;
         slot.counters.updates_in += 1;
-        let event = Event::EndOfRib { peer: slot.key.clone(), family };
+        let event = Event::EndOfRib {
+            peer: slot.key.clone(),
+            family,
+        };
         self.outputs.push_back(Output::Event(event));
         self.sweep_stale(peer, family);
         self.changed(now);
@@ -175,34 +197,59 @@ impl Speaker {
         let external = self.rib.source(peer).is_some_and(|source| source.external);
         let looped = self.looped(peer, octets);
         let set = AttrSet::from_canonical(octets);
-        let learnt = if external { LearntFrom::Ebgp } else { LearntFrom::Ibgp };
+        let learnt = if external {
+            LearntFrom::Ebgp
+        } else {
+            LearntFrom::Ibgp
+        };
         let mut imported = Imported::default();
         let mut rejected = 0;
         let mut added = 0;
         for prefix in prefixes {
-            let subject = Subject { prefix, attributes: &set, next_hop, learnt, owner: None };
+            let subject = Subject {
+                prefix,
+                attributes: &set,
+                next_hop,
+                learnt,
+                owner: None,
+            };
             let outcome = filter.evaluate(&subject);
             if looped || !outcome.accepted {
                 rejected += 1;
                 self.forget(peer, prefix);
                 continue;
             }
-            let (attributes, next_hop, priority) = *imported.entry(outcome.rewrites).or_insert_with_key(|rewrites| {
-                let mut route = Rewritten::new(Attributes::default());
-                if !rewrites.is_empty() || must_drain(set.header(), external) {
-                    route.attributes = set.attributes();
-                    if must_drain(set.header(), external) {
-                        route.attributes.local_pref = Some(0);
+            let (attributes, next_hop, priority) = *imported
+                .entry(outcome.rewrites)
+                .or_insert_with_key(|rewrites| {
+                    let mut route = Rewritten::new(Attributes::default());
+                    if !rewrites.is_empty() || must_drain(set.header(), external) {
+                        route.attributes = set.attributes();
+                        if must_drain(set.header(), external) {
+                            route.attributes.local_pref = Some(0);
+                        }
+                        filter.rewrite(rewrites, &mut route);
+                        let octets = AttrSet::from_attributes(&route.attributes);
+                        let attributes = self.rib.attributes.intern(octets.octets());
+                        let next_hop = self.rib.next_hops.id(route.next_hop.unwrap_or(next_hop));
+                        return (attributes, next_hop, route.priority);
                     }
-                    filter.rewrite(rewrites, &mut route);
-                    let octets = AttrSet::from_attributes(&route.attributes);
-                    let attributes = self.rib.attributes.intern(octets.octets());
-                    let next_hop = self.rib.next_hops.id(route.next_hop.unwrap_or(next_hop));
-                    return (attributes, next_hop, route.priority);
-                }
-                (self.rib.attributes.intern(octets), self.rib.next_hops.id(next_hop), None)
-            });
-            added += usize::from(self.rib.announce(*prefix, Path { peer, attributes, next_hop, priority, stale: false }));
+                    (
+                        self.rib.attributes.intern(octets),
+                        self.rib.next_hops.id(next_hop),
+                        None,
+                    )
+                });
+            added += usize::from(self.rib.announce(
+                *prefix,
+                Path {
+                    peer,
+                    attributes,
+                    next_hop,
+                    priority,
+                    stale: false,
+                },
+            ));
         }
         for (_, (attributes, _, _)) in imported.drain() {
             self.rib.attributes.release(attributes);
@@ -229,32 +276,53 @@ impl Speaker {
             seen > u32::from(slot.config.allowed_own_as)
         });
         let cluster = global.cluster_id.unwrap_or(global.router_id);
-        too_often || Header::of(octets).originator == Some(global.router_id) || attr::has_cluster(octets, cluster)
+        too_often
+            || Header::of(octets).originator == Some(global.router_id)
+            || attr::has_cluster(octets, cluster)
     }
 
     fn check_limit(&mut self, peer: PeerId, now: Instant) {
         let Some(slot) = self.slot(peer) else {
             return;
         };
-        let Some(MaxPrefixes { limit, restart_after }) = slot.config.max_prefixes else {
+        let Some(MaxPrefixes {
+            limit,
+            restart_after,
+        }) = slot.config.max_prefixes
+        else {
             return;
         };
-        let over = slot.families.iter().find(|(_, state)| state.accepted > limit as usize).map(|(family, _)| family);
+        let over = slot
+            .families
+            .iter()
+            .find(|(_, state)| state.accepted > limit as usize)
+            .map(|(family, _)| family);
         let Some(family) = over else {
             return;
         };
-        let event = Event::MaxPrefixes { peer: slot.key.clone(), family, limit };
+        let event = Event::MaxPrefixes {
+            peer: slot.key.clone(),
+            family,
+            limit,
+        };
         self.outputs.push_back(Output::Event(event));
         // RFC 4486 §4: the data names the family and the limit.
         let (afi, safi) = family.codes();
         let mut data = afi.to_be_bytes().to_vec();
         data.push(safi);
         data.extend_from_slice(&limit.to_be_bytes());
-        let full = self.hard(peer, Notification::with_data(crate::wire::code::CEASE, cease::MAX_PREFIXES, &data));
+        let full = self.hard(
+            peer,
+            Notification::with_data(crate::wire::code::CEASE, cease::MAX_PREFIXES, &data),
+        );
         let Some(slot) = self.slots.get_mut(peer.0 as usize).and_then(Option::as_mut) else {
             return;
         };
-        slot.session.handle(session::Input::Rest(full, restart_after), now, &mut self.outbox);
+        slot.session.handle(
+            session::Input::Rest(full, restart_after),
+            now,
+            &mut self.outbox,
+        );
     }
 }
 

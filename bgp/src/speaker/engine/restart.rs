@@ -1,7 +1,7 @@
 //! Graceful restart, both ways (RFC 4724): routes of a restarting peer are kept; after our own restart the choice of
 //! routes waits for the peers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Speaker;
 use super::peer::{PeerSlot, Sending, session_config};
@@ -9,6 +9,11 @@ use crate::rib::PeerId;
 use crate::session::Negotiated;
 use crate::speaker::{Event, Output};
 use crate::{Family, FamilySet};
+
+/// How long to wait for the routes of a peer that says it has restarted as well. RFC 4724 §4.1 would not wait at all,
+/// lest two wait for each other; but some daemons set the R bit for minutes after their start, and going on without
+/// their routes would empty the kernel for a moment.
+const BOTH_RESTARTING: Duration = Duration::from_secs(3);
 
 /// The choice of routes of a family waits.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +35,11 @@ impl Speaker {
         for family in Family::ALL {
             if retained.contains(family) {
                 // What was stale already belongs to the session before the last one.
-                let gone = if still_stale.contains(family) { self.rib.sweep_stale(peer, family) } else { 0 };
+                let gone = if still_stale.contains(family) {
+                    self.rib.sweep_stale(peer, family)
+                } else {
+                    0
+                };
                 self.uncount(peer, family, gone);
                 self.rib.mark_stale(peer, family);
             } else {
@@ -43,7 +52,9 @@ impl Speaker {
     /// The peer is back: families it did not preserve are swept, the others wait for End-of-RIB.
     pub(super) fn resume_stale(&mut self, peer: PeerId, agreed: &Negotiated, now: Instant) {
         let cap = self.settings.stale_cap;
-        let kept = agreed.restart.map_or(FamilySet::EMPTY, |restart| restart.forwarding);
+        let kept = agreed
+            .restart
+            .map_or(FamilySet::EMPTY, |restart| restart.forwarding);
         let Some(slot) = self.slot_mut(peer) else {
             return;
         };
@@ -54,11 +65,13 @@ impl Speaker {
             self.sweep_stale(peer, family);
         }
         let restarts = agreed.restart.is_some_and(|restart| restart.restarting);
-        let able = agreed.restart.map_or(FamilySet::EMPTY, |restart| restart.families);
+        let able = agreed
+            .restart
+            .map_or(FamilySet::EMPTY, |restart| restart.families);
         if let Some(slot) = self.slot_mut(peer) {
+            slot.awaited_until = restarts.then(|| now + BOTH_RESTARTING);
             for family in Family::ALL {
-                let waits = able.contains(family) && !restarts;
-                slot.families.get_mut(family).converged |= !waits;
+                slot.families.get_mut(family).converged |= !able.contains(family);
             }
         }
     }
@@ -78,12 +91,19 @@ impl Speaker {
         let key = slot.key.clone();
         let routes = self.rib.sweep_stale(peer, family);
         self.uncount(peer, family, routes);
-        self.outputs.push_back(Output::Event(Event::StaleSwept { peer: key, family, routes }));
+        self.outputs.push_back(Output::Event(Event::StaleSwept {
+            peer: key,
+            family,
+            routes,
+        }));
     }
 
     /// Ends the patience with a peer that did not come back.
     pub(super) fn sweep_expired(&mut self, peer: PeerId, now: Instant) {
-        let Some(slot) = self.slot(peer).filter(|slot| slot.stale_until.is_some_and(|at| at <= now)) else {
+        let Some(slot) = self
+            .slot(peer)
+            .filter(|slot| slot.stale_until.is_some_and(|at| at <= now))
+        else {
             return;
         };
         for family in slot.stale.iter() {
@@ -108,7 +128,9 @@ impl Speaker {
             return;
         };
         for family in restarting.forwarding.iter() {
-            *self.deferral.get_mut(family) = Some(Deferral { cap: now + self.settings.deferral_cap });
+            *self.deferral.get_mut(family) = Some(Deferral {
+                cap: now + self.settings.deferral_cap,
+            });
         }
     }
 
@@ -119,17 +141,34 @@ impl Speaker {
 
     /// Families that still wait.
     pub(super) fn deferring(&self) -> FamilySet {
-        self.deferral.iter().filter(|(_, deferral)| deferral.is_some()).map(|(family, _)| family).collect()
+        self.deferral
+            .iter()
+            .filter(|(_, deferral)| deferral.is_some())
+            .map(|(family, _)| family)
+            .collect()
     }
 
     /// The next time waiting could end.
     pub(super) fn deferral_deadline(&self) -> Option<Instant> {
-        let caps = self.deferral.iter().filter_map(|(_, deferral)| deferral.map(|deferral| deferral.cap));
+        let caps = self
+            .deferral
+            .iter()
+            .filter_map(|(_, deferral)| deferral.map(|deferral| deferral.cap));
         let silence = self.settings.deferral_silence;
         let waiting = self.is_deferring();
-        let silent = self.peers_in_use().filter(|_| waiting).filter(|(_, slot)| slot.session.established().is_none());
-        let silent = silent.map(|(_, slot)| slot.born + silence).filter(|_| waiting);
-        caps.chain(silent.filter(|at| self.deferral_checked.is_none_or(|checked| *at > checked))).min()
+        let patience = self
+            .peers_in_use()
+            .filter(|_| waiting)
+            .filter_map(|(_, slot)| {
+                let silent = slot.session.established().is_none();
+                if silent {
+                    Some(slot.born + silence)
+                } else {
+                    slot.awaited_until
+                }
+            });
+        caps.chain(patience.filter(|at| self.deferral_checked.is_none_or(|checked| *at > checked)))
+            .min()
     }
 
     /// Ends the deferral of families nobody has to be waited for any more.
@@ -143,7 +182,9 @@ impl Speaker {
                 continue;
             };
             let silence = self.settings.deferral_silence;
-            let waits = self.peers_in_use().any(|(_, slot)| slot.is_awaited(family, now, silence));
+            let waits = self
+                .peers_in_use()
+                .any(|(_, slot)| slot.is_awaited(family, now, silence));
             if !waits || deferral.cap <= now {
                 self.end_deferral(family, now);
             }
@@ -152,9 +193,12 @@ impl Speaker {
 
     fn end_deferral(&mut self, family: Family, now: Instant) {
         *self.deferral.get_mut(family) = None;
-        self.outputs.push_back(Output::Event(Event::DeferralEnded { family }));
+        self.outputs
+            .push_back(Output::Event(Event::DeferralEnded { family }));
         for peer in self.peer_ids() {
-            let held = self.slot(peer).is_some_and(|slot| matches!(slot.families.get(family).sending, Sending::Held));
+            let held = self
+                .slot(peer)
+                .is_some_and(|slot| matches!(slot.families.get(family).sending, Sending::Held));
             if held {
                 self.release_held(peer, family);
             }
@@ -181,13 +225,16 @@ impl Speaker {
 
 impl PeerSlot {
     /// Whether the choice of routes should wait for this peer's End-of-RIB.
-    fn is_awaited(&self, family: Family, now: Instant, silence: std::time::Duration) -> bool {
+    fn is_awaited(&self, family: Family, now: Instant, silence: Duration) -> bool {
         let state = self.families.get(family);
         if !self.config.families.contains(family) || state.converged {
             return false;
         }
         match self.session.established() {
-            Some(agreed) => agreed.families.contains(family),
+            Some(agreed) => {
+                agreed.families.contains(family)
+                    && self.awaited_until.is_none_or(|until| now < until)
+            }
             None => !self.was_refused && now < self.born + silence,
         }
     }

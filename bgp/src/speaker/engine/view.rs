@@ -13,8 +13,8 @@ use crate::out::{Exporter, Withheld};
 use crate::rib::{Dest, Path, PeerId};
 use crate::session::Negotiated;
 use crate::speaker::{
-    Counters, Explanation, ExportVerdict, ExportView, FamilyStatus, PathStanding, PathView, PeerStatus, PeerTable,
-    RestartStatus, RouteQuery, RouteRow, RouteView,
+    Counters, Explanation, ExportVerdict, ExportView, FamilyStatus, PathStanding, PathView,
+    PeerStatus, PeerTable, RestartStatus, RouteQuery, RouteRow, RouteView,
 };
 use crate::{Family, FamilyMap, FamilySet};
 
@@ -28,7 +28,10 @@ impl Speaker {
     pub fn peers(&self, now: Instant) -> PeerTable {
         PeerTable {
             at: now,
-            peers: self.peers_in_use().map(|(id, slot)| (slot.key.clone(), self.peer_status(id, slot))).collect(),
+            peers: self
+                .peers_in_use()
+                .map(|(id, slot)| (slot.key.clone(), self.peer_status(id, slot)))
+                .collect(),
             deferring: self.deferring(),
             counters: Counters {
                 destinations: FamilyMap::from_fn(|family| self.rib.table(family).len()),
@@ -85,7 +88,9 @@ impl Speaker {
         });
         Explanation {
             prefix,
-            paths: dest.map(|dest| self.explain_paths(dest)).unwrap_or_default(),
+            paths: dest
+                .map(|dest| self.explain_paths(dest))
+                .unwrap_or_default(),
             exports: exports.collect(),
         }
     }
@@ -98,9 +103,10 @@ impl Speaker {
                 (_, Some(why), _) => PathStanding::Ineligible(why),
                 (0, None, _) => PathStanding::Best,
                 (index, None, _) if index < used => PathStanding::Equal,
-                (_, None, Some(best)) => {
-                    self.rib.reason(best, path).map_or(PathStanding::Equal, PathStanding::Lost)
-                }
+                (_, None, Some(best)) => self
+                    .rib
+                    .reason(best, path)
+                    .map_or(PathStanding::Equal, PathStanding::Lost),
                 (_, None, None) => PathStanding::Best,
             };
             PathView {
@@ -114,16 +120,36 @@ impl Speaker {
         views.collect()
     }
 
-    fn explain_export(&self, id: PeerId, slot: &PeerSlot, family: Family, dest: Option<&Dest>) -> ExportVerdict {
-        let Some(group) = slot.families.get(family).group.and_then(|id| self.groups.get(&id)) else {
+    fn explain_export(
+        &self,
+        id: PeerId,
+        slot: &PeerSlot,
+        family: Family,
+        dest: Option<&Dest>,
+    ) -> ExportVerdict {
+        let Some(group) = slot
+            .families
+            .get(family)
+            .group
+            .and_then(|id| self.groups.get(&id))
+        else {
             return ExportVerdict::NoSession;
         };
         let Some(dest) = dest else {
             return ExportVerdict::NoRoute;
         };
-        let exporter = Exporter { rib: &self.rib, key: &group.key, filter: &group.filter, locals: &self.locals };
+        let exporter = Exporter {
+            rib: &self.rib,
+            key: &group.key,
+            filter: &group.filter,
+            locals: &self.locals,
+        };
         let decided = exporter.explain(dest).and_then(|(path, outcome, trace)| {
-            let exported = if outcome.accepted { Some(exporter.render(path, &outcome)?) } else { None };
+            let exported = if outcome.accepted {
+                Some(exporter.render(path, &outcome)?)
+            } else {
+                None
+            };
             Ok((path, exported, trace))
         });
         let (path, exported, trace) = match decided {
@@ -131,7 +157,9 @@ impl Speaker {
             Err(Withheld::NoRoute) => return ExportVerdict::NoRoute,
             Err(Withheld::InternalToInternal) => return ExportVerdict::InternalToInternal,
             Err(Withheld::WellKnownCommunity) => return ExportVerdict::WellKnownCommunity,
-            Err(Withheld::Filtered) => return ExportVerdict::Filtered(crate::filter::Trace::default()),
+            Err(Withheld::Filtered) => {
+                return ExportVerdict::Filtered(crate::filter::Trace::default());
+            }
             Err(Withheld::NoNextHop) => return ExportVerdict::NoNextHop,
         };
         if path.peer == id {
@@ -150,18 +178,30 @@ impl Speaker {
         if attributes.originator == Some(source.router_id) {
             return ExportVerdict::Originator;
         }
-        ExportVerdict::Sent { attributes: Arc::new(attributes), next_hop: exported.next_hop, trace }
+        ExportVerdict::Sent {
+            attributes: Arc::new(attributes),
+            next_hop: exported.next_hop,
+            trace,
+        }
     }
 
     /// Routes in order of prefix.
     pub fn routes(&self, query: &RouteQuery) -> Vec<RouteRow> {
-        let limit = if query.limit == 0 { DEFAULT_LIMIT } else { query.limit };
+        let limit = if query.limit == 0 {
+            DEFAULT_LIMIT
+        } else {
+            query.limit
+        };
         let mut dests: Vec<&Dest> = Family::ALL
             .into_iter()
             .filter(|family| query.family.is_none_or(|wanted| wanted == *family))
             .flat_map(|family| self.rib.table(family).iter().map(|(_, dest)| dest))
             .filter(|dest| !dest.paths().is_empty())
-            .filter(|dest| query.within.is_none_or(|within| within.contains(&dest.prefix)))
+            .filter(|dest| {
+                query
+                    .within
+                    .is_none_or(|within| within.contains(&dest.prefix))
+            })
             .filter(|dest| query.after.is_none_or(|after| dest.prefix > after))
             .collect();
         dests.sort_unstable_by_key(|dest| dest.prefix);
@@ -176,7 +216,13 @@ impl Speaker {
         rows
     }
 
-    fn add_rows(&self, dest: &Dest, view: &RouteView, readable: &mut Readable, rows: &mut Vec<RouteRow>) {
+    fn add_rows(
+        &self,
+        dest: &Dest,
+        view: &RouteView,
+        readable: &mut Readable,
+        rows: &mut Vec<RouteRow>,
+    ) {
         let row = |path: &Path, index: usize, readable: &mut Readable| RouteRow {
             prefix: dest.prefix,
             source: self.route_source(path),
@@ -196,11 +242,23 @@ impl Speaker {
                 rows.extend(from.map(|(index, path)| row(path, index, readable)));
             }
             RouteView::To(key) => {
-                let Some((id, slot)) = self.keys.get(key).and_then(|id| Some((*id, self.slot(*id)?))) else {
+                let Some((id, slot)) = self
+                    .keys
+                    .get(key)
+                    .and_then(|id| Some((*id, self.slot(*id)?)))
+                else {
                     return;
                 };
                 let verdict = self.explain_export(id, slot, Family::of(&dest.prefix), Some(dest));
-                if let (ExportVerdict::Sent { attributes, next_hop, .. }, Some(best)) = (verdict, dest.best()) {
+                if let (
+                    ExportVerdict::Sent {
+                        attributes,
+                        next_hop,
+                        ..
+                    },
+                    Some(best),
+                ) = (verdict, dest.best())
+                {
                     let mut told = row(best, 0, readable);
                     told.attributes = attributes;
                     told.next_hop = Some(next_hop);
@@ -216,7 +274,9 @@ impl Speaker {
     }
 
     fn readable(&self, id: AttrId, readable: &mut Readable) -> Arc<Attributes> {
-        let made = readable.entry(id).or_insert_with(|| Arc::new(self.rib.attributes.get(id).attributes()));
+        let made = readable
+            .entry(id)
+            .or_insert_with(|| Arc::new(self.rib.attributes.get(id).attributes()));
         Arc::clone(made)
     }
 }

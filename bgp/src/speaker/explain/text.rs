@@ -33,7 +33,9 @@ impl fmt::Display for PathView {
         match (&self.source, self.next_hop) {
             (RouteSource::Local, _) => f.write_str("originated here")?,
             (RouteSource::Peer { key, .. }, None) => write!(f, "from {key}")?,
-            (RouteSource::Peer { key, .. }, Some(hop)) if hop == key.address() => write!(f, "via {hop}")?,
+            (RouteSource::Peer { key, .. }, Some(hop)) if hop == key.address() => {
+                write!(f, "via {hop}")?
+            }
             (RouteSource::Peer { key, .. }, Some(hop)) => write!(f, "via {hop} from {key}")?,
         }
         let path = self.attributes.as_path.to_string();
@@ -55,7 +57,11 @@ impl fmt::Display for ExportView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peer = &self.peer;
         match &self.verdict {
-            ExportVerdict::Sent { attributes, next_hop, trace } => {
+            ExportVerdict::Sent {
+                attributes,
+                next_hop,
+                trace,
+            } => {
                 write!(f, "announced to {peer}: next hop {next_hop}")?;
                 let path = attributes.as_path.to_string();
                 if !path.is_empty() {
@@ -67,19 +73,38 @@ impl fmt::Display for ExportView {
                 write!(f, "not announced to {peer}: refused by the export rules")?;
                 rules(f, trace)
             }
-            ExportVerdict::NoSession => write!(f, "not announced to {peer}: no session carries the family"),
+            ExportVerdict::NoSession => {
+                write!(f, "not announced to {peer}: no session carries the family")
+            }
             ExportVerdict::NoRoute => write!(f, "not announced to {peer}: there is no best path"),
-            ExportVerdict::LearntFromPeer => write!(f, "not announced to {peer}: the best path came from there"),
+            ExportVerdict::LearntFromPeer => {
+                write!(f, "not announced to {peer}: the best path came from there")
+            }
             ExportVerdict::InternalToInternal => {
-                write!(f, "not announced to {peer}: learnt over iBGP, and neither side is a client")
+                write!(
+                    f,
+                    "not announced to {peer}: learnt over iBGP, and neither side is a client"
+                )
             }
             ExportVerdict::PathContainsPeer => {
-                write!(f, "not announced to {peer}: the AS path contains the peer's AS number")
+                write!(
+                    f,
+                    "not announced to {peer}: the AS path contains the peer's AS number"
+                )
             }
-            ExportVerdict::WellKnownCommunity => write!(f, "not announced to {peer}: a well-known community forbids it"),
-            ExportVerdict::Originator => write!(f, "not announced to {peer}: the peer originated it within our AS"),
+            ExportVerdict::WellKnownCommunity => write!(
+                f,
+                "not announced to {peer}: a well-known community forbids it"
+            ),
+            ExportVerdict::Originator => write!(
+                f,
+                "not announced to {peer}: the peer originated it within our AS"
+            ),
             ExportVerdict::NoNextHop => {
-                write!(f, "not announced to {peer}: we have no address of the family for the next hop")
+                write!(
+                    f,
+                    "not announced to {peer}: we have no address of the family for the next hop"
+                )
             }
         }
     }
@@ -130,13 +155,20 @@ mod tests {
     fn an_explanation_reads_as_in_the_manual() {
         let peer = |last| PeerKey::from(IpAddr::from([10, 0, 0, last]));
         let path = |last, standing| PathView {
-            source: RouteSource::Peer { key: peer(last), asn: Asn(65010), external: true },
+            source: RouteSource::Peer {
+                key: peer(last),
+                asn: Asn(65010),
+                external: true,
+            },
             next_hop: Some(peer(last).address()),
             attributes: Arc::default(),
             stale: false,
             standing,
         };
-        let export = |last, verdict| ExportView { peer: peer(last), verdict };
+        let export = |last, verdict| ExportView {
+            peer: peer(last),
+            verdict,
+        };
         let text = Explanation {
             prefix: "10.244.7.0/26".parse().unwrap(),
             paths: vec![
@@ -146,7 +178,10 @@ mod tests {
             ],
             exports: vec![
                 export(2, ExportVerdict::PathContainsPeer),
-                export(3, ExportVerdict::Filtered(Trace(vec!["inside-own-block".into()]))),
+                export(
+                    3,
+                    ExportVerdict::Filtered(Trace(vec!["inside-own-block".into()])),
+                ),
             ],
         }
         .to_string();

@@ -27,7 +27,12 @@ impl Update<'_> {
             };
             sorted.clear();
             let value = self.canonical_value(code, value, &mut sorted);
-            attribute::put(out, attribute::expected_flags(code).unwrap_or_default(), code, value);
+            attribute::put(
+                out,
+                attribute::expected_flags(code).unwrap_or_default(),
+                code,
+                value,
+            );
         }
         for (code, value) in unknown {
             put_passed_on(out, code, value);
@@ -35,7 +40,12 @@ impl Update<'_> {
     }
 
     /// The value itself, or a rewritten one in `scratch`.
-    fn canonical_value<'v>(&'v self, code: u8, value: &'v [u8], scratch: &'v mut Vec<u8>) -> &'v [u8] {
+    fn canonical_value<'v>(
+        &'v self,
+        code: u8,
+        value: &'v [u8],
+        scratch: &'v mut Vec<u8>,
+    ) -> &'v [u8] {
         match (code, self.width) {
             (code::AS_PATH, AsnWidth::Two) => {
                 attribute::put_as_path(scratch, &self.merged_path(value), AsnWidth::Four);
@@ -55,13 +65,18 @@ impl Update<'_> {
     /// `AS_PATH` of a 2-octet peer with the numbers of `AS4_PATH` put back (RFC 6793 §4.2.3).
     fn merged_path(&self, value: &[u8]) -> AsPath {
         let path = attribute::parse_as_path(value, AsnWidth::Two).unwrap_or_default();
-        let replaced_by_aggregator = self.spans.get(code::AGGREGATOR).and_then(|value| Reader::new(value).u16());
-        let aggregator_kept = replaced_by_aggregator.is_some_and(|asn| u32::from(asn) != crate::Asn::TRANS.0);
+        let replaced_by_aggregator = self
+            .spans
+            .get(code::AGGREGATOR)
+            .and_then(|value| Reader::new(value).u16());
+        let aggregator_kept =
+            replaced_by_aggregator.is_some_and(|asn| u32::from(asn) != crate::Asn::TRANS.0);
         let Some(four) = self.spans.get(code::AS4_PATH).filter(|_| !aggregator_kept) else {
             return path;
         };
         let mut four = attribute::parse_as_path(four, AsnWidth::Four).unwrap_or_default();
-        four.segments.retain(|segment| matches!(segment.kind, SegmentKind::Sequence | SegmentKind::Set));
+        four.segments
+            .retain(|segment| matches!(segment.kind, SegmentKind::Sequence | SegmentKind::Set));
         if four.hops() > path.hops() {
             return path;
         }
@@ -77,7 +92,10 @@ impl Update<'_> {
         let Some(aggregator) = attribute::parse_aggregator(value, AsnWidth::Two) else {
             return;
         };
-        let four = self.spans.get(code::AS4_AGGREGATOR).filter(|_| aggregator.asn == crate::Asn::TRANS);
+        let four = self
+            .spans
+            .get(code::AS4_AGGREGATOR)
+            .filter(|_| aggregator.asn == crate::Asn::TRANS);
         match four {
             Some(four) => out.extend_from_slice(four),
             None => {
@@ -104,7 +122,12 @@ const CARRIED: [u8; 11] = [
 ];
 
 fn put_passed_on(out: &mut Vec<u8>, code: u8, value: &[u8]) {
-    attribute::put(out, flag::OPTIONAL | flag::TRANSITIVE | flag::PARTIAL, code, value);
+    attribute::put(
+        out,
+        flag::OPTIONAL | flag::TRANSITIVE | flag::PARTIAL,
+        code,
+        value,
+    );
 }
 
 /// The values of `N` octets each, ascending and single; the input itself when it is so already.

@@ -34,8 +34,14 @@ pub fn put_reach(out: &mut Vec<u8>, reach: &Reach<'_>) -> Option<u64> {
     let attributes = for_peer(reach, classic);
     let next_hop = next_hop_octets(reach.next_hop);
     // Length fields of the body; for MP_REACH also flags, type, 2 length octets, AFI, SAFI, next hop, reserved.
-    let overhead = if classic { 4 } else { 4 + 4 + 5 + next_hop.len() };
-    let room = reach.max.checked_sub(HEADER + overhead + attributes.len())?;
+    let overhead = if classic {
+        4
+    } else {
+        4 + 4 + 5 + next_hop.len()
+    };
+    let room = reach
+        .max
+        .checked_sub(HEADER + overhead + attributes.len())?;
     let widest = reach.prefixes.iter().map(nlri::size).max().unwrap_or(0);
     if room < widest {
         return None;
@@ -146,7 +152,9 @@ fn mp_reach(family: Family, next_hop: &[u8], prefixes: &[IpNet]) -> Vec<u8> {
     value.push(u8::try_from(next_hop.len()).unwrap_or(u8::MAX));
     value.extend_from_slice(next_hop);
     value.push(0);
-    prefixes.iter().for_each(|prefix| nlri::put(&mut value, prefix));
+    prefixes
+        .iter()
+        .for_each(|prefix| nlri::put(&mut value, prefix));
     value
 }
 
@@ -163,7 +171,12 @@ fn for_peer(reach: &Reach<'_>, classic: bool) -> Vec<u8> {
         if raw.code > code::NEXT_HOP
             && let Some(address) = next_hop.take()
         {
-            attribute::put(&mut out, flag::TRANSITIVE, code::NEXT_HOP, &address.octets());
+            attribute::put(
+                &mut out,
+                flag::TRANSITIVE,
+                code::NEXT_HOP,
+                &address.octets(),
+            );
         }
         if reach.width == AsnWidth::Two && narrow(&mut out, &mut as4, &raw) {
             continue;
@@ -171,7 +184,12 @@ fn for_peer(reach: &Reach<'_>, classic: bool) -> Vec<u8> {
         attribute::put(&mut out, raw.flags, raw.code, raw.value);
     }
     if let Some(address) = next_hop {
-        attribute::put(&mut out, flag::TRANSITIVE, code::NEXT_HOP, &address.octets());
+        attribute::put(
+            &mut out,
+            flag::TRANSITIVE,
+            code::NEXT_HOP,
+            &address.octets(),
+        );
     }
     out.extend_from_slice(&as4);
     out
@@ -187,7 +205,9 @@ fn narrow(out: &mut Vec<u8>, as4: &mut Vec<u8>, raw: &attribute::RawAttribute<'_
             attribute::put_as_path(&mut value, &path, AsnWidth::Two);
             attribute::put(out, raw.flags, raw.code, &value);
             if path.asns().any(|asn| u16::try_from(asn.0).is_err()) {
-                path.segments.retain(|segment| matches!(segment.kind, SegmentKind::Sequence | SegmentKind::Set));
+                path.segments.retain(|segment| {
+                    matches!(segment.kind, SegmentKind::Sequence | SegmentKind::Set)
+                });
                 value.clear();
                 attribute::put_as_path(&mut value, &path, AsnWidth::Four);
                 attribute::put(as4, TRANSITIVE, code::AS4_PATH, &value);

@@ -65,7 +65,10 @@ pub(super) struct Spans<'a> {
 
 impl<'a> Spans<'a> {
     fn new() -> Self {
-        Self { known: [None; 36], unknown: SmallVec::new() }
+        Self {
+            known: [None; 36],
+            unknown: SmallVec::new(),
+        }
     }
 
     pub(super) fn get(&self, code: u8) -> Option<&'a [u8]> {
@@ -94,7 +97,8 @@ impl<'a> Update<'a> {
         let withdrawn = reader.block16().ok_or_else(sections)?;
         let attributes = reader.block16().ok_or_else(sections)?;
         let classic = |octets| {
-            Nlri::parse(Family::Ipv4Unicast, octets).ok_or_else(|| Malformed::new(Fault::Prefix, &[]))
+            Nlri::parse(Family::Ipv4Unicast, octets)
+                .ok_or_else(|| Malformed::new(Fault::Prefix, &[]))
         };
         let mut update = Self {
             withdrawn: classic(withdrawn)?,
@@ -136,7 +140,9 @@ impl<'a> Update<'a> {
 
     /// `NEXT_HOP`, for the classic fields.
     pub fn next_hop(&self) -> Option<Ipv4Addr> {
-        self.spans.get(code::NEXT_HOP).and_then(|value| Reader::new(value).ipv4())
+        self.spans
+            .get(code::NEXT_HOP)
+            .and_then(|value| Reader::new(value).ipv4())
     }
 
     fn walk(&mut self, attributes: &'a [u8]) -> Result<(), Malformed> {
@@ -161,14 +167,19 @@ impl<'a> Update<'a> {
         };
         if raw.flags & KIND != expected {
             if multiprotocol {
-                return Err(Malformed::new(Fault::MultiprotocolFlags, &[raw.flags, raw.code]));
+                return Err(Malformed::new(
+                    Fault::MultiprotocolFlags,
+                    &[raw.flags, raw.code],
+                ));
             }
             self.faults.insert(Fault::AttributeFlags);
             return Ok(());
         }
         match self.spans.slot(raw.code) {
             Some(slot @ None) => *slot = Some(raw.value),
-            Some(Some(_)) if multiprotocol => return Err(Malformed::new(Fault::DuplicateMultiprotocol, &[])),
+            Some(Some(_)) if multiprotocol => {
+                return Err(Malformed::new(Fault::DuplicateMultiprotocol, &[]));
+            }
             Some(Some(_)) | None => self.faults.insert(Fault::Duplicate),
         }
         Ok(())
@@ -176,7 +187,10 @@ impl<'a> Update<'a> {
 
     fn record_unknown(&mut self, raw: &RawAttribute<'a>) -> Result<(), Malformed> {
         if raw.flags & flag::OPTIONAL == 0 {
-            return Err(Malformed::new(Fault::UnknownWellKnown, &[raw.flags, raw.code]));
+            return Err(Malformed::new(
+                Fault::UnknownWellKnown,
+                &[raw.flags, raw.code],
+            ));
         }
         if raw.flags & flag::TRANSITIVE == 0 {
             return Ok(());
@@ -192,9 +206,12 @@ impl<'a> Update<'a> {
     fn multiprotocol(&mut self, context: &Context) -> Result<(), Malformed> {
         if let Some(value) = self.spans.get(code::MP_UNREACH) {
             let mut reader = Reader::new(value);
-            let family = read_family(&mut reader).ok_or_else(|| Malformed::new(Fault::UnreachLength, &[]))?;
+            let family = read_family(&mut reader)
+                .ok_or_else(|| Malformed::new(Fault::UnreachLength, &[]))?;
             match family.filter(|family| context.families.contains(*family)) {
-                Some(family) => self.mp_withdrawn = Some(multiprotocol_nlri(family, reader.rest())?),
+                Some(family) => {
+                    self.mp_withdrawn = Some(multiprotocol_nlri(family, reader.rest())?)
+                }
                 None => self.faults.insert(Fault::FamilyNotNegotiated),
             }
         }
@@ -210,7 +227,8 @@ impl<'a> Update<'a> {
             self.faults.insert(Fault::FamilyNotNegotiated);
             return Ok(());
         };
-        let next_hop = read_next_hop(family, next_hop).ok_or_else(|| Malformed::new(Fault::ReachNextHopLength, &[]))?;
+        let next_hop = read_next_hop(family, next_hop)
+            .ok_or_else(|| Malformed::new(Fault::ReachNextHopLength, &[]))?;
         if !usable_next_hop(next_hop, context) {
             self.faults.insert(Fault::ReachNextHopValue);
         }
@@ -239,26 +257,53 @@ impl<'a> Update<'a> {
 
     /// Rows whose verdict needs nothing but the value.
     fn check_lengths(&mut self) {
-        let multiple = |of: usize| move |value: &[u8]| !value.is_empty() && value.len().is_multiple_of(of);
+        let multiple =
+            |of: usize| move |value: &[u8]| !value.is_empty() && value.len().is_multiple_of(of);
         let exactly = |length: usize| move |value: &[u8]| value.len() == length;
         self.expect(code::ORIGIN, Fault::OriginLength, exactly(1));
-        self.expect(code::ORIGIN, Fault::OriginValue, |value| value.first().is_none_or(|origin| *origin <= 2));
+        self.expect(code::ORIGIN, Fault::OriginValue, |value| {
+            value.first().is_none_or(|origin| *origin <= 2)
+        });
         self.expect(code::MED, Fault::MedLength, exactly(4));
-        self.expect(code::ATOMIC_AGGREGATE, Fault::AtomicAggregateLength, <[u8]>::is_empty);
+        self.expect(
+            code::ATOMIC_AGGREGATE,
+            Fault::AtomicAggregateLength,
+            <[u8]>::is_empty,
+        );
         let aggregator = match self.width {
             AsnWidth::Two => 6,
             AsnWidth::Four => 8,
         };
-        self.expect(code::AGGREGATOR, Fault::AggregatorLength, exactly(aggregator));
+        self.expect(
+            code::AGGREGATOR,
+            Fault::AggregatorLength,
+            exactly(aggregator),
+        );
         let width = self.width;
         self.expect(code::AGGREGATOR, Fault::AggregatorZero, |value| {
             attribute::parse_aggregator(value, width).is_none_or(|aggregator| aggregator.asn.0 != 0)
         });
         self.expect(code::COMMUNITIES, Fault::CommunitiesLength, multiple(4));
-        self.expect(code::EXTENDED_COMMUNITIES, Fault::ExtendedCommunitiesLength, multiple(8));
-        self.expect(code::IPV6_EXTENDED_COMMUNITIES, Fault::ExtendedCommunitiesLength, multiple(20));
-        self.expect(code::LARGE_COMMUNITIES, Fault::LargeCommunitiesLength, multiple(12));
-        self.expect(code::ONLY_TO_CUSTOMER, Fault::OnlyToCustomerLength, exactly(4));
+        self.expect(
+            code::EXTENDED_COMMUNITIES,
+            Fault::ExtendedCommunitiesLength,
+            multiple(8),
+        );
+        self.expect(
+            code::IPV6_EXTENDED_COMMUNITIES,
+            Fault::ExtendedCommunitiesLength,
+            multiple(20),
+        );
+        self.expect(
+            code::LARGE_COMMUNITIES,
+            Fault::LargeCommunitiesLength,
+            multiple(12),
+        );
+        self.expect(
+            code::ONLY_TO_CUSTOMER,
+            Fault::OnlyToCustomerLength,
+            exactly(4),
+        );
         match self.width {
             AsnWidth::Four => {
                 self.expect(code::AS4_PATH, Fault::As4FromNew, |_| false);
@@ -281,8 +326,12 @@ impl<'a> Update<'a> {
             self.expect(code::CLUSTER_LIST, Fault::ReflectionExternal, |_| false);
             return;
         }
-        self.expect(code::LOCAL_PREF, Fault::LocalPrefLength, |value| value.len() == 4);
-        self.expect(code::ORIGINATOR_ID, Fault::OriginatorLength, |value| value.len() == 4);
+        self.expect(code::LOCAL_PREF, Fault::LocalPrefLength, |value| {
+            value.len() == 4
+        });
+        self.expect(code::ORIGINATOR_ID, Fault::OriginatorLength, |value| {
+            value.len() == 4
+        });
         let whole = |value: &[u8]| !value.is_empty() && value.len().is_multiple_of(4);
         self.expect(code::CLUSTER_LIST, Fault::ClusterListLength, whole);
         if self.announces() && self.spans.get(code::LOCAL_PREF).is_none() {
@@ -319,7 +368,11 @@ impl<'a> Update<'a> {
     }
 
     fn check_next_hop(&mut self, context: &Context) {
-        match self.spans.get(code::NEXT_HOP).map(|value| <[u8; 4]>::try_from(value)) {
+        match self
+            .spans
+            .get(code::NEXT_HOP)
+            .map(|value| <[u8; 4]>::try_from(value))
+        {
             None => self.faults.insert(Fault::NextHopMissing),
             Some(Err(_)) => self.faults.insert(Fault::NextHopLength),
             Some(Ok(octets)) => {
@@ -366,8 +419,12 @@ fn multiprotocol_nlri(family: Family, octets: &[u8]) -> Result<Nlri<'_>, Malform
 /// The global part of a next hop; `None` for a length the family does not know (RFC 4760, RFC 2545).
 fn read_next_hop(family: Family, octets: &[u8]) -> Option<IpAddr> {
     match (family, octets.len()) {
-        (Family::Ipv4Unicast, 4) => <[u8; 4]>::try_from(octets).ok().map(|octets| IpAddr::V4(octets.into())),
-        (Family::Ipv6Unicast, 16 | 32) => octets.first_chunk::<16>().map(|octets| IpAddr::V6(Ipv6Addr::from(*octets))),
+        (Family::Ipv4Unicast, 4) => <[u8; 4]>::try_from(octets)
+            .ok()
+            .map(|octets| IpAddr::V4(octets.into())),
+        (Family::Ipv6Unicast, 16 | 32) => octets
+            .first_chunk::<16>()
+            .map(|octets| IpAddr::V6(Ipv6Addr::from(*octets))),
         _ => None,
     }
 }
@@ -379,7 +436,10 @@ fn usable_next_hop(next_hop: IpAddr, context: &Context) -> bool {
             !matches!(first, 0 | 127 | 224..)
         }
         IpAddr::V6(address) => {
-            let link_local = address.segments().first().is_some_and(|head| head & 0xFFC0 == 0xFE80);
+            let link_local = address
+                .segments()
+                .first()
+                .is_some_and(|head| head & 0xFFC0 == 0xFE80);
             !(address.is_unspecified()
                 || address.is_loopback()
                 || address.is_multicast()
