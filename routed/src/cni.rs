@@ -30,10 +30,12 @@
 //!   a path that is missing proves nothing, because this daemon may not see the runtime's mounts.
 //! - The conf names no MTU, no node, no API server: the daemon knows them, and a file on the host would be stale one day.
 
+pub mod adapters;
 mod ask;
 mod book;
 mod call;
 mod cancel;
+mod export;
 pub mod install;
 pub mod journal;
 mod locks;
@@ -62,6 +64,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::clock;
+use crate::health::Health;
+use crate::ipam::IpamHandle;
+use crate::world::{SyncState, WorldHandle};
 use book::Book;
 use journal::file::{Journal, boot_id};
 use metrics::Metrics;
@@ -70,20 +76,56 @@ use status::Beat;
 
 pub use server::Rooms;
 
-/// How often the heartbeat is written; a tenth of what counts as fresh would only wear the disk of a host without tmpfs.
+/// How often the heartbeat is written: often enough that a missed one or two leave it fresh.
 const BEAT: Duration = Duration::from_secs(5);
+/// Name in health, and of the readiness check.
+const NAME: &str = "cni";
+/// Name of the socket in the run directory.
+const SOCKET: &str = "cni.sock";
 
-/// What the server is made of.
-#[derive(Debug)]
+/// What the daemon has for the CNI server.
 pub struct CniDeps {
+    /// Directory of socket, journal, heartbeat and spool; memory-backed, and the same path on the host.
+    pub run_dir: PathBuf,
+    /// Where the host's root is seen.
+    pub host_root: PathBuf,
+    /// Where a writable `/proc/sys/net` is seen.
+    pub sysctl_root: PathBuf,
+    /// The plugin's binary in our image.
+    pub plugin: PathBuf,
+    /// For the one GET an ADD may need.
+    pub client: kube::Client,
+    /// Addresses.
+    pub ipam: IpamHandle,
+    /// Endpoints.
+    pub world: WorldHandle,
+    /// Told that CNI is served, and that its loop turns.
+    pub health: Arc<Health>,
+    /// Shows our counters.
+    pub metrics: crate::metrics::Metrics,
+}
+
+impl std::fmt::Debug for CniDeps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CniDeps")
+            .field("run_dir", &self.run_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the server is made of, whoever stands behind the rooms.
+#[derive(Debug)]
+pub struct Parts {
     /// IPAM, kernel and World.
     pub rooms: Rooms,
-    /// Directory of socket, journal, heartbeat and spool; memory-backed.
+    /// Directory of socket, journal, heartbeat and spool.
     pub run_dir: PathBuf,
     /// What to put on the host; `None` leaves the host alone.
     pub install: Option<install::Plan>,
-    /// Follows the World, for the installer.
-    pub sync: watch::Receiver<crate::world::SyncState>,
+    /// Follows the World, for installer and heartbeat.
+    pub sync: watch::Receiver<SyncState>,
+    /// Told that CNI is served, and that its loop turns.
+    pub health: Arc<Health>,
 }
 
 /// The running server.
@@ -111,6 +153,40 @@ pub enum StartError {
     /// `/proc` does not tell what it should.
     #[error("this process cannot look at itself in /proc: {0}")]
     Proc(io::Error),
+    /// No access to links.
+    #[error(transparent)]
+    Kernel(#[from] adapters::OpenError),
+}
+
+/// Starts the server over the daemon's own rooms.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn start(deps: CniDeps, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>, StartError> {
+    let sync = deps.world.sync();
+    let rooms = Rooms {
+        addresses: Arc::new(adapters::Ipam::new(deps.ipam)),
+        kernel: Arc::new(adapters::Links::open(deps.sysctl_root)?),
+        cluster: Arc::new(adapters::World::new(deps.world, deps.client)),
+    };
+    let install = install::Plan {
+        host_root: deps.host_root,
+        bin_dir: "opt/cni/bin".into(),
+        conf_dir: "etc/cni/net.d".into(),
+        plugin: deps.plugin,
+        socket: deps.run_dir.join(SOCKET),
+    };
+    let parts = Parts {
+        rooms,
+        run_dir: deps.run_dir,
+        install: Some(install),
+        sync,
+        health: deps.health,
+    };
+    let cni = serve(parts, stop)?;
+    deps.metrics
+        .collect(Box::new(export::Exporter(cni.metrics)));
+    Ok(cni.task)
 }
 
 /// Starts the server: binds the socket (which answers at once, with "not yet" until in sync), adopts what the last daemon
@@ -118,10 +194,10 @@ pub enum StartError {
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn serve(deps: CniDeps, stop: watch::Receiver<bool>) -> Result<Cni, StartError> {
+pub fn serve(parts: Parts, stop: watch::Receiver<bool>) -> Result<Cni, StartError> {
     let own = sandbox::own().map_err(StartError::Proc)?;
     let boot = boot_id().map_err(StartError::Proc)?;
-    let path = deps.run_dir.join("cni.sock");
+    let path = parts.run_dir.join(SOCKET);
     let last = spool::last_beat(&path).map(|(reply, age)| Beat {
         said: reply.into_result().map(|_| ()),
         age,
@@ -130,7 +206,7 @@ pub fn serve(deps: CniDeps, stop: watch::Receiver<bool>) -> Result<Cni, StartErr
         path: path.clone(),
         cause,
     })?;
-    let (journal, found) = Journal::open(&deps.run_dir.join("journal"), &boot);
+    let (journal, found) = Journal::open(&parts.run_dir.join("journal"), &boot);
     tracing::info!(
         records = found.records,
         torn = found.torn,
@@ -140,7 +216,7 @@ pub fn serve(deps: CniDeps, stop: watch::Receiver<bool>) -> Result<Cni, StartErr
     let metrics = Arc::new(Metrics::default());
     let book = Book::new(journal, Arc::clone(&metrics));
     let server = Arc::new(Server::new(
-        deps.rooms,
+        parts.rooms,
         book,
         Arc::clone(&metrics),
         own,
@@ -148,16 +224,20 @@ pub fn serve(deps: CniDeps, stop: watch::Receiver<bool>) -> Result<Cni, StartErr
         last,
     ));
     let (findings, watched) = watch::channel(install::Findings::default());
-    let task = tokio::spawn(run(
+    parts
+        .health
+        .set(NAME, false, "attachments are being recovered", clock::now());
+    let run = run(
         server,
         listener,
-        deps.install,
-        deps.sync,
+        parts.install,
+        parts.sync,
         findings,
+        parts.health,
         stop,
-    ));
+    );
     Ok(Cni {
-        task,
+        task: tokio::spawn(run),
         metrics,
         findings: watched,
     })
@@ -167,11 +247,15 @@ async fn run(
     server: Arc<Server>,
     listener: UnixListener,
     install: Option<install::Plan>,
-    sync: watch::Receiver<crate::world::SyncState>,
+    sync: watch::Receiver<SyncState>,
     findings: watch::Sender<install::Findings>,
+    health: Arc<Health>,
     stop: watch::Receiver<bool>,
 ) {
-    let housekeeping = Guard(tokio::spawn(server::keep_house(Arc::clone(&server))));
+    let housekeeping = Guard(tokio::spawn(server::keep_house(
+        Arc::clone(&server),
+        Arc::clone(&health),
+    )));
     let heartbeat = Guard(tokio::spawn(beat(Arc::clone(&server), sync.clone())));
     let installer = install.map(|plan| {
         Guard(tokio::spawn(install::keep(
@@ -181,7 +265,8 @@ async fn run(
             findings,
         )))
     });
-    socket::accept(server, listener, stop).await;
+    socket::accept(server, listener, stop, || health.beat(NAME, clock::now())).await;
+    health.rest(NAME);
     drop((housekeeping, heartbeat, installer));
 }
 
@@ -196,7 +281,7 @@ impl Drop for Guard {
 }
 
 /// Writes what STATUS says, once this daemon knows; until then what the last one said grows old by itself.
-async fn beat(server: Arc<Server>, mut sync: watch::Receiver<crate::world::SyncState>) {
+async fn beat(server: Arc<Server>, mut sync: watch::Receiver<SyncState>) {
     let families = Families {
         ipv4: true,
         ipv6: false,

@@ -202,10 +202,12 @@ impl Task {
         let Some(wanted) = wanted.filter(|wanted| wanted.desired.is_some()) else {
             return Ok(Next::Again);
         };
-        let forwarding = match (self.restarts, self.deps.restarting && !self.told_off) {
-            (true, _) => FamilySet::ALL,
-            (false, true) => FamilySet::IPV4,
-            (false, false) => FamilySet::EMPTY,
+        // Whatever restarts here, the kernel's routes of every family stay: forwarding goes on.
+        let takes_over = self.restarts || (self.deps.restarting && !self.told_off);
+        let forwarding = if takes_over {
+            FamilySet::ALL
+        } else {
+            FamilySet::EMPTY
         };
         let unresolved = Arc::clone(&self.deps.unresolved.borrow_and_update());
         match start::start(&self.deps, &wanted, forwarding, &unresolved).await {

@@ -6,4 +6,4 @@ mod kernel;
 
 pub use addresses::Ipam;
 pub use cluster::World;
-pub use kernel::Links;
+pub use kernel::{Links, OpenError};

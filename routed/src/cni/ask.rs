@@ -1,9 +1,11 @@
 //! Which addresses an attachment asks for: configuration, then namespace, then pod annotations, the last the strongest; pure.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ::ipam::Time;
+use ::ipam::handle::{self, Attributes};
 use cni_plugin::spec::{Code, Failure};
 use model::NodeName;
 
@@ -17,16 +19,24 @@ const IPV6_POOLS: &str = "cni.projectcalico.org/ipv6pools";
 const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
 const WITHOUT_IPAM: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 
+/// On whose behalf addresses are asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Owner<'a> {
+    /// Their handle.
+    pub(super) handle: Arc<str>,
+    /// This node.
+    pub(super) node: &'a NodeName,
+    /// For the owner attribute `timestamp`.
+    pub(super) now: Time,
+    /// Handles of dead sandboxes of the same pod.
+    pub(super) supersedes: BTreeSet<String>,
+}
+
 /// Puts the request together.
 ///
 /// # Errors
 /// Code 104 naming the annotation that cannot be read or met.
-pub(super) fn ask(
-    call: &Call,
-    view: Option<&PodView>,
-    handle: Arc<str>,
-    node: &NodeName,
-) -> Result<Ask, Failure> {
+pub(super) fn ask(call: &Call, view: Option<&PodView>, owner: Owner<'_>) -> Result<Ask, Failure> {
     if annotation(view, WITHOUT_IPAM).is_some() {
         return Err(refused(
             WITHOUT_IPAM,
@@ -68,39 +78,33 @@ pub(super) fn ask(
         }
     }
     Ok(Ask {
-        handle,
+        handle: owner.handle,
         families: call.config.families,
         ipv4_pools: list(annotation(view, IPV4_POOLS), IPV4_POOLS)?
             .unwrap_or_else(|| call.config.ipv4_pools.clone()),
         ipv6_pools: list(annotation(view, IPV6_POOLS), IPV6_POOLS)?
             .unwrap_or_else(|| call.config.ipv6_pools.clone()),
         namespace: view.and_then(|view| view.namespace.clone()),
-        attributes: attributes(call, node),
+        attributes: attributes(call, owner.node.as_str(), owner.now),
         requested,
+        supersedes: owner.supersedes,
     })
 }
 
-/// Calico's owner attributes; IPAM adds its `timestamp`. A secondary interface keeps its pod under our own keys: Calico's collector frees an address whose
-/// pod does not list it in its status, and leaves an entry without pod attributes alone.
-fn attributes(call: &Call, node: &NodeName) -> BTreeMap<String, String> {
-    let mut attributes = BTreeMap::from([("node".to_owned(), node.to_string())]);
-    let Some(pod) = &call.pod else {
-        return attributes;
-    };
-    let primary = &*call.id.ifname == PRIMARY;
-    let key = |name: &str| {
-        if primary {
-            name.to_owned()
-        } else {
-            format!("margay.{name}")
+fn attributes(call: &Call, node: &str, now: Time) -> Attributes {
+    match &call.pod {
+        Some(pod) if &*call.id.ifname == PRIMARY => {
+            handle::pod_attributes(&pod.namespace, &pod.name, node, now)
         }
-    };
-    attributes.insert(key("pod"), pod.name.clone());
-    attributes.insert(key("namespace"), pod.namespace.clone());
-    if !primary {
-        attributes.insert("margay.ifname".to_owned(), call.id.ifname.to_string());
+        Some(pod) => {
+            handle::secondary_attributes(&pod.namespace, &pod.name, &call.id.ifname, node, now)
+        }
+        None => [
+            ("node".to_owned(), node.to_owned()),
+            ("timestamp".to_owned(), now.to_attribute()),
+        ]
+        .into(),
     }
-    attributes
 }
 
 fn annotation<'a>(view: Option<&'a PodView>, key: &str) -> Option<&'a String> {

@@ -45,10 +45,7 @@ fn owner<'a>(pod: Option<&'a PodRef>, id: &'a AttachmentId) -> Owner<'a> {
 ///
 /// Its object is named by it in lower case, so it must be a DNS subdomain; an id that cannot be part of one is hashed.
 pub(super) fn handle(id: &AttachmentId) -> String {
-    let of = |container: &str| match &*id.ifname {
-        PRIMARY => format!("{}.{container}", id.network),
-        other => format!("{}.{container}.{other}", id.network),
-    };
+    let of = |container: &str| ::ipam::handle::attachment(&id.network, container, &id.ifname);
     let plain = of(&id.container_id);
     if is_dns_subdomain(&plain) {
         return plain;

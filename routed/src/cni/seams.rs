@@ -1,7 +1,7 @@
 //! What attaching needs of the other rooms, as three small traits: fakes stand behind them in the tests, thin adapters in the
 //! daemon ([`crate::cni::adapters`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub struct Ask {
     pub attributes: BTreeMap<String, String>,
     /// These addresses and no others.
     pub requested: Vec<IpAddr>,
+    /// Handles of dead sandboxes of the same pod: a requested address they hold is taken over.
+    pub supersedes: BTreeSet<String>,
 }
 
 /// Why no address was given.

@@ -11,6 +11,9 @@ use model::{AttachmentId, PodRef};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::clock;
+use crate::health::Health;
+
 use super::book::Book;
 use super::call::Call;
 use super::cancel::{Cancel, Trip};
@@ -242,10 +245,11 @@ impl Server {
 }
 
 /// Recovery first, then the rounds that need no caller: owed releases, vanished sandboxes. Runs until it is dropped.
-pub(super) async fn keep_house(server: Arc<Server>) {
+pub(super) async fn keep_house(server: Arc<Server>, health: Arc<Health>) {
     server.recover().await;
     server.pay_spool().await;
     server.compare_with_ipam().await;
+    health.set(super::NAME, true, "", clock::now());
     let mut owed = tokio::time::interval(gc::OWED);
     let mut sweep = tokio::time::interval(gc::SWEEP);
     loop {

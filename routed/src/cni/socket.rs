@@ -18,7 +18,7 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tracing::Instrument;
 
 use super::call::Call;
@@ -29,6 +29,8 @@ use super::server::{Answer, Server};
 const CONNECTIONS: usize = 256;
 /// How long a request may take to arrive, and an answer to leave: both sit in socket buffers.
 const TRANSFER: Duration = Duration::from_secs(2);
+/// How often the loop shows that it turns.
+const PULSE: Duration = Duration::from_secs(10);
 /// How long a stopping daemon lets calls finish before it undoes them.
 const FINISH: Duration = Duration::from_millis(2500);
 /// How long it then waits for the undoing.
@@ -53,12 +55,15 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Accepts until `stop` is true (or its sender is gone), then lets what runs end: first by itself, then by undoing.
+/// Accepts until `stop` is true (or its sender is gone), then lets what runs end: first by itself, then by undoing. Calls `pulse`
+/// now and then, to show that the loop turns.
 pub(super) async fn accept(
     server: Arc<Server>,
     listener: UnixListener,
     mut stop: watch::Receiver<bool>,
+    pulse: impl Fn(),
 ) {
+    let mut pulses = interval(PULSE);
     let (stopping, _) = watch::channel(false);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut calls = JoinSet::new();
@@ -66,6 +71,10 @@ pub(super) async fn accept(
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
+            _ = pulses.tick() => {
+                pulse();
+                continue;
+            }
             Some(_) = calls.join_next(), if !calls.is_empty() => continue,
             accepted = next(&listener, &room) => accepted,
         };

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use bgp::Asn;
-use bgp::speaker::{Desired, Global, OriginAttributes, Origination};
+use bgp::speaker::{
+    ConnectMode, Desired, Global, OriginAttributes, Origination, Peer, PeerKey, Settings,
+};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -135,6 +137,76 @@ async fn other_listeners_mean_another_speaker_that_takes_over() {
     rig.stop.send_replace(true);
     rig.task.await.unwrap();
     assert!(rig.handle.borrow().is_none());
+}
+
+/// A port nobody listens on just now.
+fn free_port(address: &str) -> u16 {
+    let listener = std::net::TcpListener::bind((address, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A router at 127.0.0.2 that waits for us at 127.0.0.1 and announces one prefix.
+async fn router(port: u16) -> Handle {
+    let listen = bgp::io::ListenConfig {
+        addresses: vec![([127, 0, 0, 2], port).into()],
+    };
+    let speaker = bgp::Speaker::new(Settings::default(), 9);
+    let (handle, _driver) = bgp::io::spawn(speaker, &listen).unwrap();
+    let announced = OriginateDiff {
+        add: vec![route("10.244.7.0/26")],
+        remove: Vec::new(),
+    };
+    handle.originate(announced).await.unwrap();
+    let mut node = Peer::new(Asn(64512));
+    node.connect = ConnectMode::Passive;
+    let desired = Desired {
+        global: Global::new(Asn(65001), Ipv4Addr::new(127, 0, 0, 2)),
+        peers: BTreeMap::from([(PeerKey::from(IpAddr::from([127, 0, 0, 1])), node)]),
+    };
+    handle.reconcile(desired).await.unwrap();
+    handle
+}
+
+#[tokio::test]
+async fn best_routes_reach_the_world_and_a_stop_leaves_ours_with_the_router() {
+    let port = free_port("127.0.0.2");
+    let router = router(port).await;
+    let mut peer = Peer::new(Asn(65001));
+    peer.remote_port = port;
+    peer.local_address = Some([127, 0, 0, 1].into());
+    let mut desired = speaking();
+    desired
+        .peers
+        .insert(PeerKey::from(IpAddr::from([127, 0, 0, 2])), peer);
+
+    let mut rig = rig();
+    rig.peering.send_replace(Some(wanted(Some(desired))));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    eprintln!("{:#?}", router.peers().borrow());
+    let prefix = loop {
+        if let LearntRoutes::Changes(batch) = learnt(&mut rig).await
+            && let Some((prefix, Some(best))) = batch.changes.first()
+        {
+            assert_eq!(best.next_hops[0].address, IpAddr::from([127, 0, 0, 2]));
+            break *prefix;
+        }
+    };
+    assert_eq!(prefix.to_string(), "10.244.7.0/26");
+
+    let mut seen = router.peers();
+    let mut router_has = async |stale: bool| {
+        let settled = seen.wait_for(|table| {
+            let node = table.peers.values().next().expect("one peer");
+            let kept = node.restart.stale.contains(Family::Ipv4Unicast);
+            node.families.get(Family::Ipv4Unicast).accepted == 1 && kept == stale
+        });
+        let settled = tokio::time::timeout(Duration::from_secs(10), settled).await;
+        drop(settled.expect("in time").expect("the router runs"));
+    };
+    router_has(false).await;
+    rig.stop.send_replace(true);
+    rig.task.await.unwrap();
+    router_has(true).await;
 }
 
 #[test]

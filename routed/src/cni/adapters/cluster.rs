@@ -18,7 +18,9 @@ pub struct World {
 
 impl std::fmt::Debug for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("World").field("handle", &self.handle).finish_non_exhaustive()
+        f.debug_struct("World")
+            .field("handle", &self.handle)
+            .finish_non_exhaustive()
     }
 }
 
@@ -46,10 +48,17 @@ impl Cluster for World {
         async move {
             let pods: Api<PodObject> = Api::namespaced(self.client.clone(), id.namespace.as_str());
             let namespaces: Api<NamespaceObject> = Api::all(self.client.clone());
-            let Some(pod) = pods.get_opt(id.name.as_str()).await.map_err(|error| error.to_string())? else {
+            let Some(pod) = pods
+                .get_opt(id.name.as_str())
+                .await
+                .map_err(|error| error.to_string())?
+            else {
                 return Ok(None);
             };
-            let namespace = namespaces.get_opt(id.namespace.as_str()).await.map_err(|error| error.to_string())?;
+            let namespace = namespaces
+                .get_opt(id.namespace.as_str())
+                .await
+                .map_err(|error| error.to_string())?;
             Ok(Some(PodView {
                 pod: pod.into_model(),
                 namespace: namespace.map(NamespaceObject::into_model),

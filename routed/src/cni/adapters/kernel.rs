@@ -17,16 +17,10 @@ use thiserror::Error;
 use crate::cni::record::Mac;
 use crate::cni::seams::{HostLink, Kernel, Plumbed, Plumbing, SandboxLink, Unplumbed};
 
-/// The kernel could not be opened.
+/// The kernel's side could not be opened; its words.
 #[derive(Debug, Error)]
-pub enum OpenError {
-    /// For making links.
-    #[error("this network namespace cannot be named: {0}")]
-    Workloads(#[from] netlink::netns::NetnsError),
-    /// For deleting them.
-    #[error("no netlink socket: {0}")]
-    Detacher(#[from] netlink::OpenError),
-}
+#[error("links of this node cannot be reached: {0}")]
+pub struct OpenError(String);
 
 /// Links of the namespace this daemon lives in, and of sandboxes.
 #[derive(Clone, Debug)]
@@ -42,8 +36,9 @@ impl Links {
     /// See [`OpenError`].
     pub fn open(sysctl_root: PathBuf) -> Result<Self, OpenError> {
         Ok(Self {
-            workloads: Workloads::open(SysctlRoot::new(sysctl_root))?,
-            detacher: Detacher::open()?,
+            workloads: Workloads::open(SysctlRoot::new(sysctl_root))
+                .map_err(|error| OpenError(error.to_string()))?,
+            detacher: Detacher::open().map_err(|error| OpenError(error.to_string()))?,
         })
     }
 
@@ -51,17 +46,28 @@ impl Links {
         let Ok(name) = IfName::parse(host) else {
             return Ok(None);
         };
-        self.workloads.find(name).await.map_err(|error| error.to_string())
+        self.workloads
+            .find(name)
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 
 impl Kernel for Links {
-    fn attach(&self, plumbing: Plumbing, sandbox: OwnedFd) -> BoxFuture<'_, Result<Plumbed, Unplumbed>> {
+    fn attach(
+        &self,
+        plumbing: Plumbing,
+        sandbox: OwnedFd,
+    ) -> BoxFuture<'_, Result<Plumbed, Unplumbed>> {
         async move {
             let refused = |error: &dyn std::fmt::Display| Unplumbed::Refused(error.to_string());
             let attachment = attachment(&plumbing).map_err(|error| refused(&error))?;
             let recipe = workload::plan(&attachment).map_err(|error| refused(&error))?;
-            let made = self.workloads.attach(recipe, sandbox).await.map_err(unplumbed)?;
+            let made = self
+                .workloads
+                .attach(recipe, sandbox)
+                .await
+                .map_err(unplumbed)?;
             Ok(Plumbed {
                 ifindex: made.host.index,
                 mac: Mac(made.sandbox.mac.0),
@@ -79,7 +85,10 @@ impl Kernel for Links {
             if ifindex != 0 && link.index != ifindex {
                 return Ok(());
             }
-            self.detacher.detach(link.name).await.map_err(|error| error.to_string())
+            self.detacher
+                .detach(link.name)
+                .await
+                .map_err(|error| error.to_string())
         }
         .boxed()
     }
@@ -87,8 +96,15 @@ impl Kernel for Links {
     fn links(&self, prefix: &str) -> BoxFuture<'_, Result<BTreeMap<String, HostLink>, String>> {
         let prefixes = vec![prefix.to_owned()];
         async move {
-            let links = self.workloads.list(prefixes).await.map_err(|error| error.to_string())?;
-            Ok(links.into_iter().map(|link| (link.name.to_string(), host_link(link))).collect())
+            let links = self
+                .workloads
+                .list(prefixes)
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok(links
+                .into_iter()
+                .map(|link| (link.name.to_string(), host_link(link)))
+                .collect())
         }
         .boxed()
     }
@@ -100,18 +116,38 @@ impl Kernel for Links {
     fn routed(&self, prefix: &str) -> BoxFuture<'_, Result<BTreeMap<u32, Vec<IpAddr>>, String>> {
         let prefixes = vec![prefix.to_owned()];
         async move {
-            let standing = self.workloads.standing(prefixes).await.map_err(|error| error.to_string())?;
-            Ok(standing.into_iter().map(|one| (one.link.index, one.addresses)).collect())
+            let standing = self
+                .workloads
+                .standing(prefixes)
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok(standing
+                .into_iter()
+                .map(|one| (one.link.index, one.addresses))
+                .collect())
         }
         .boxed()
     }
 
-    fn inspect(&self, sandbox: OwnedFd, ifname: Arc<str>) -> BoxFuture<'_, Result<Option<SandboxLink>, String>> {
+    fn inspect(
+        &self,
+        sandbox: OwnedFd,
+        ifname: Arc<str>,
+    ) -> BoxFuture<'_, Result<Option<SandboxLink>, String>> {
         async move {
             let name = IfName::parse(&ifname).map_err(|error| error.to_string())?;
-            let found = self.workloads.inspect(sandbox, name).await.map_err(|error| error.to_string())?;
+            let found = self
+                .workloads
+                .inspect(sandbox, name)
+                .await
+                .map_err(|error| error.to_string())?;
             Ok(found.map(|inside| {
-                let leads_to = |gateway: IpAddr| inside.routes.iter().any(|(to, via)| to.addr() == gateway || *via == Some(gateway));
+                let leads_to = |gateway: IpAddr| {
+                    inside
+                        .routes
+                        .iter()
+                        .any(|(to, via)| to.addr() == gateway || *via == Some(gateway))
+                };
                 SandboxLink {
                     up: inside.up,
                     mac: Mac(inside.end.mac.0),
@@ -132,7 +168,11 @@ fn attachment(plumbing: &Plumbing) -> Result<Attachment, dataplane::link::BadIfN
         alias: plumbing.alias.clone(),
         addresses: plumbing.addresses.clone(),
         mtu: plumbing.mtu,
-        forwarding: if plumbing.forwarding { Forwarding::On } else { Forwarding::Off },
+        forwarding: if plumbing.forwarding {
+            Forwarding::On
+        } else {
+            Forwarding::Off
+        },
         default_route: match plumbing.default_route {
             DefaultRoute::Auto => workload::DefaultRoute::IfNone,
             DefaultRoute::Always => workload::DefaultRoute::Always,
@@ -145,7 +185,9 @@ fn attachment(plumbing: &Plumbing) -> Result<Attachment, dataplane::link::BadIfN
 fn unplumbed(error: AttachError) -> Unplumbed {
     let words = error.to_string();
     match error {
-        AttachError::HostNameTaken { .. } | AttachError::SandboxNameTaken { .. } => Unplumbed::Exists(words),
+        AttachError::HostNameTaken { .. } | AttachError::SandboxNameTaken { .. } => {
+            Unplumbed::Exists(words)
+        }
         AttachError::Sandbox(_) => Unplumbed::SandboxGone(words),
         AttachError::HostNamespace
         | AttachError::Open(_)

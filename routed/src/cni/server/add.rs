@@ -1,21 +1,24 @@
 //! ADD: intent, address, link, policy and route, answer; or everything undone.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ::ipam::Time;
 use cni_plugin::spec::{Code, Failure, Interface, Ip, Outcome, Route};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Key, Server};
 use crate::clock;
+use crate::cni::ask::{self, Owner};
 use crate::cni::call::Call;
 use crate::cni::cancel::{Cancel, Trip};
 use crate::cni::record::{Record, Sandbox, State};
 use crate::cni::seams::{Plumbed, Plumbing, Refusal, Unplumbed};
-use crate::cni::{ask, names, sandbox as namespaces};
+use crate::cni::{names, sandbox as namespaces};
 use crate::world::{PodView, Unprogrammed};
 
 /// How long a pod may take to come through the watch before the API server is asked.
@@ -268,7 +271,13 @@ impl Server {
                     "the MTU of this node's uplink is not known yet: repeat the call",
                 )
             })?;
-        let ask = ask::ask(call, view, Arc::clone(&work.record.handle), &settings.node)?;
+        let owner = Owner {
+            handle: Arc::clone(&work.record.handle),
+            node: &settings.node,
+            now: Time::from_nanos(clock::unix_nanos()),
+            supersedes: self.older_handles(&work.record),
+        };
+        let ask = ask::ask(call, view, owner)?;
         self.enter(work, Reached::Noted)?;
 
         work.reached = Reached::Asked;
@@ -316,6 +325,19 @@ impl Server {
             .render(call.config.version)
             .to_string()
             .into_bytes())
+    }
+
+    /// Handles of sandboxes of the same pod that lost their interface already.
+    fn older_handles(&self, record: &Record) -> BTreeSet<String> {
+        let older = |other: &Record| {
+            record.pod.is_some() && other.pod == record.pod && !other.holds_interface()
+        };
+        self.book
+            .all()
+            .into_iter()
+            .filter(older)
+            .map(|other| other.handle.to_string())
+            .collect()
     }
 
     /// Route and policy of the endpoint, in the kernel before the answer.

@@ -23,7 +23,7 @@ async fn daemon() -> Daemon {
     let path = node.directory.path().join("cni.sock");
     let listener = bind(&path).unwrap();
     let (stop, stopped) = watch::channel(false);
-    let task = tokio::spawn(accept(Arc::clone(&node.server), listener, stopped));
+    let task = tokio::spawn(accept(Arc::clone(&node.server), listener, stopped, || ()));
     Daemon {
         node,
         path,
@@ -185,7 +185,12 @@ async fn a_second_daemon_takes_the_socket_without_a_gap() {
     let daemon = daemon().await;
     let again = bind(&daemon.path).unwrap();
     let (_stop, stopped) = watch::channel(false);
-    let task = tokio::spawn(accept(Arc::clone(&daemon.node.server), again, stopped));
+    let task = tokio::spawn(accept(
+        Arc::clone(&daemon.node.server),
+        again,
+        stopped,
+        || (),
+    ));
     assert!(
         daemon
             .ask("STATUS", &Container::pod(""))

@@ -1,0 +1,9 @@
+//! Everything that talks to the API server.
+
+pub mod client;
+pub mod lease;
+pub mod node;
+pub mod objects;
+pub mod secrets;
+pub mod store;
+pub mod watch;

@@ -1,0 +1,295 @@
+//! Watches: API objects in, [`Event`]s out.
+//!
+//! One task per kind. An object that does not deserialise is data: it is logged, reported as [`Rejected`], counts as absent and
+//! the stream goes on. A broken stream is resumed with back-off; a new list is compared with what was known, so deletions that
+//! happened meanwhile are told, and nothing is told twice as new.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::networking::v1::NetworkPolicy as KubePolicy;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, Config};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, Resource, ResourceExt};
+use model::{Event, Key, Kind, NamespacedName, ObjectName};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::objects::{NamespaceObject, NodeObject, PodObject, ServiceAccountObject};
+
+/// An object that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Which object.
+    pub key: Key,
+    /// What is wrong with it; empty once it can be read again or is gone.
+    pub reason: String,
+}
+
+/// What watches deliver.
+#[derive(Debug)]
+pub enum Heard {
+    /// A change of the cluster.
+    Event(Event),
+    /// An object that counts as absent.
+    Rejected(Rejected),
+}
+
+/// When each kind last heard from the API server.
+#[derive(Debug, Default)]
+pub struct Freshness {
+    /// Kind → Unix time in seconds, 0 before the first word. Order of [`Kind::ALL`].
+    heard: [AtomicI64; 32],
+    /// Kind → 1 while its stream is broken.
+    broken: [AtomicI64; 32],
+}
+
+impl Freshness {
+    fn slot(kind: Kind) -> usize {
+        Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0)
+    }
+
+    fn mark(&self, kind: Kind, broken: bool, now: i64) {
+        if let Some(cell) = self.broken.get(Self::slot(kind)) {
+            cell.store(i64::from(broken), Ordering::Relaxed);
+        }
+        if !broken && let Some(cell) = self.heard.get(Self::slot(kind)) {
+            cell.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Unix time of the last word on a kind, `None` before the first.
+    pub fn heard(&self, kind: Kind) -> Option<i64> {
+        let seconds = self.heard.get(Self::slot(kind))?.load(Ordering::Relaxed);
+        (seconds > 0).then_some(seconds)
+    }
+
+    /// True while a kind's stream is broken.
+    pub fn broken(&self, kind: Kind) -> bool {
+        self.broken
+            .get(Self::slot(kind))
+            .is_some_and(|cell| cell.load(Ordering::Relaxed) == 1)
+    }
+
+    /// True while any stream works: the API server can be reached.
+    pub fn any_alive(&self) -> bool {
+        WATCHED.iter().any(|kind| !self.broken(*kind))
+    }
+}
+
+/// Kinds that come from the API server; the rest is told by this node itself.
+const WATCHED: [Kind; 15] = [
+    Kind::Node,
+    Kind::Namespace,
+    Kind::ServiceAccount,
+    Kind::Pod,
+    Kind::KubeNetworkPolicy,
+    Kind::IpPool,
+    Kind::Block,
+    Kind::Affinity,
+    Kind::IpamConfiguration,
+    Kind::BgpConfiguration,
+    Kind::BgpPeer,
+    Kind::FelixConfiguration,
+    Kind::Tier,
+    Kind::NetworkPolicy,
+    Kind::GlobalNetworkPolicy,
+];
+
+/// Starts a watch for every kind a node reads. The tasks end when the receiver of `heard` is dropped or the set is.
+pub fn spawn(client: &Client, heard: &mpsc::Sender<Heard>, freshness: &Arc<Freshness>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let mut watches = Watches {
+        client,
+        heard,
+        freshness,
+        tasks: &mut tasks,
+    };
+    watches.add::<NodeObject>(Kind::Node, |_namespace, name| Key::Node(name.into()), |node| {
+        let (node, errors) = node.into_model();
+        for error in errors {
+            tracing::warn!(%error, "annotation ignored");
+        }
+        Event::upsert(node)
+    });
+    watches.add::<NamespaceObject>(Kind::Namespace, cluster_key(Key::Namespace), |namespace| {
+        Event::upsert(namespace.into_model())
+    });
+    watches.add::<ServiceAccountObject>(Kind::ServiceAccount, namespaced_key(Key::ServiceAccount), |account| {
+        Event::upsert(account.into_model())
+    });
+    watches.add::<PodObject>(Kind::Pod, namespaced_key(Key::Pod), |pod| Event::upsert(pod.into_model()));
+    watches.add::<KubePolicy>(Kind::KubeNetworkPolicy, namespaced_key(Key::KubeNetworkPolicy), Event::upsert);
+    watches.add::<api::IPPool>(Kind::IpPool, cluster_key(Key::IpPool), Event::upsert);
+    watches.add::<api::IPAMBlock>(Kind::Block, cluster_key(Key::Block), Event::upsert);
+    watches.add::<api::BlockAffinity>(Kind::Affinity, cluster_key(Key::Affinity), Event::upsert);
+    watches.add::<api::IPAMConfiguration>(Kind::IpamConfiguration, cluster_key(Key::IpamConfiguration), Event::upsert);
+    watches.add::<api::BGPConfiguration>(Kind::BgpConfiguration, cluster_key(Key::BgpConfiguration), Event::upsert);
+    watches.add::<api::BGPPeer>(Kind::BgpPeer, cluster_key(Key::BgpPeer), Event::upsert);
+    watches.add::<api::FelixConfiguration>(Kind::FelixConfiguration, cluster_key(Key::FelixConfiguration), Event::upsert);
+    watches.add::<api::Tier>(Kind::Tier, cluster_key(Key::Tier), Event::upsert);
+    watches.add::<api::NetworkPolicy>(Kind::NetworkPolicy, namespaced_key(Key::NetworkPolicy), Event::upsert);
+    watches.add::<api::GlobalNetworkPolicy>(Kind::GlobalNetworkPolicy, cluster_key(Key::GlobalNetworkPolicy), Event::upsert);
+    tasks
+}
+
+fn cluster_key(make: fn(ObjectName) -> Key) -> impl Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static {
+    move |_namespace, name| make(ObjectName::from(name))
+}
+
+fn namespaced_key(make: fn(NamespacedName) -> Key) -> impl Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static {
+    move |namespace, name| make(NamespacedName::new(namespace.unwrap_or_default(), name))
+}
+
+struct Watches<'a> {
+    client: &'a Client,
+    heard: &'a mpsc::Sender<Heard>,
+    freshness: &'a Arc<Freshness>,
+    tasks: &'a mut JoinSet<()>,
+}
+
+impl Watches<'_> {
+    fn add<K>(
+        &mut self,
+        kind: Kind,
+        key: impl Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static,
+        convert: impl Fn(K) -> Event + Copy + Send + Sync + 'static,
+    ) where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+    {
+        let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
+        let stream = watch(api, Config::default()).default_backoff();
+        let state = Follower {
+            kind,
+            key,
+            convert,
+            known: BTreeSet::new(),
+            listed: BTreeSet::new(),
+            heard: self.heard.clone(),
+            freshness: Arc::clone(self.freshness),
+        };
+        self.tasks.spawn(state.run(stream));
+    }
+}
+
+struct Follower<KeyFn, Convert> {
+    kind: Kind,
+    key: KeyFn,
+    convert: Convert,
+    /// Keys told as existing.
+    known: BTreeSet<Key>,
+    /// Keys seen in the list that is under way.
+    listed: BTreeSet<Key>,
+    heard: mpsc::Sender<Heard>,
+    freshness: Arc<Freshness>,
+}
+
+/// The receiver is gone: the daemon is stopping.
+struct Stopped;
+
+impl<KeyFn, Convert> Follower<KeyFn, Convert>
+where
+    KeyFn: Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static,
+{
+    async fn run<K>(mut self, stream: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send)
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+        Convert: Fn(K) -> Event + Copy + Send + Sync + 'static,
+    {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(item) = stream.next().await {
+            let told = match item {
+                Ok(event) => {
+                    self.freshness.mark(self.kind, false, crate::clock::unix_seconds());
+                    self.take(event).await
+                }
+                Err(error) => {
+                    if !self.freshness.broken(self.kind) {
+                        tracing::warn!(kind = self.kind.as_str(), %error, "watch broken, resuming with back-off");
+                    }
+                    self.freshness.mark(self.kind, true, 0);
+                    Ok(())
+                }
+            };
+            if told.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn take<K>(&mut self, event: watcher::Event<DeserializeGuard<K>>) -> Result<(), Stopped>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+        Convert: Fn(K) -> Event + Copy + Send + Sync + 'static,
+    {
+        match event {
+            watcher::Event::Apply(object) => self.upsert(object).await,
+            watcher::Event::InitApply(object) => {
+                self.listed.insert(self.key_of(&object));
+                self.upsert(object).await
+            }
+            watcher::Event::Delete(object) => {
+                let key = self.key_of(&object);
+                self.forget(key).await
+            }
+            watcher::Event::Init => {
+                self.listed.clear();
+                Ok(())
+            }
+            watcher::Event::InitDone => self.listed().await,
+        }
+    }
+
+    /// A list is complete: whatever was known and is not in it is gone.
+    async fn listed(&mut self) -> Result<(), Stopped> {
+        let listed = std::mem::take(&mut self.listed);
+        let vanished: Vec<Key> = self.known.difference(&listed).cloned().collect();
+        for key in vanished {
+            self.forget(key).await?;
+        }
+        tracing::debug!(kind = self.kind.as_str(), objects = self.known.len(), "listed");
+        self.tell(Heard::Event(Event::Synced(self.kind))).await
+    }
+
+    async fn upsert<K>(&mut self, object: DeserializeGuard<K>) -> Result<(), Stopped>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+        Convert: Fn(K) -> Event + Copy + Send + Sync + 'static,
+    {
+        let key = self.key_of(&object);
+        match object.0 {
+            Ok(object) => {
+                self.known.insert(key);
+                self.tell(Heard::Event((self.convert)(object))).await
+            }
+            Err(invalid) => {
+                tracing::warn!(kind = self.kind.as_str(), ?key, error = %invalid.error, "object cannot be read; it counts as absent");
+                let reason = invalid.error.to_string();
+                let rejected = Rejected { key: key.clone(), reason };
+                self.tell(Heard::Rejected(rejected)).await?;
+                self.forget(key).await
+            }
+        }
+    }
+
+    async fn forget(&mut self, key: Key) -> Result<(), Stopped> {
+        self.known.remove(&key);
+        self.tell(Heard::Event(Event::Delete(key))).await
+    }
+
+    fn key_of<K>(&self, object: &DeserializeGuard<K>) -> Key
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug,
+    {
+        (self.key)(object.namespace(), object.name_any())
+    }
+
+    async fn tell(&self, heard: Heard) -> Result<(), Stopped> {
+        self.heard.send(heard).await.map_err(|_closed| Stopped)
+    }
+}
