@@ -31,7 +31,7 @@ pub struct Binaries {
     pub official: Option<PathBuf>,
     /// `kubectl`.
     pub kubectl: PathBuf,
-    /// Where `routed`, `margay`, `lab` and `probe` are.
+    /// Where `routed` and `margay` are.
     pub own: PathBuf,
 }
 
@@ -68,7 +68,7 @@ impl Binaries {
         official
             .filter(|file| file.is_file())
             .chain(self.kube.clone())
-            .chain([self.own.join("probe")])
+            .chain(own("probe").ok())
             .collect()
     }
 

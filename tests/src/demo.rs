@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab::lab::{Pod, deployment};
 use lab::matrix::Matrix;
-use lab::{Lab, Options, binaries, peers, progress};
+use lab::{Lab, Options, peers, progress};
 
 const NAMESPACE: &str = "shop";
 /// What the database listens on.
@@ -26,7 +26,7 @@ pub(crate) fn run(options: Options, exit: bool, keep: bool) -> Result<()> {
     println!(
         "Margay demo: two racks, four Kubernetes nodes, BIRD and FRR as top-of-rack routers\n"
     );
-    build_margay(&options)?;
+    super::build(&options, &["-p", "routed", "-p", "cni-plugin"])?;
     let lab = Lab::start(options)?;
     let shown = show(&lab);
     match shown {
@@ -49,21 +49,6 @@ pub(crate) fn run(options: Options, exit: bool, keep: bool) -> Result<()> {
         }
         Ok(()) => super::stay(&lab),
     }
-}
-
-/// Builds the binaries under test, unless they are given.
-fn build_margay(options: &Options) -> Result<()> {
-    if options.bin_dir.is_some() {
-        return Ok(());
-    }
-    progress::step("cargo build -p routed -p cni-plugin", || {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        let mut build = std::process::Command::new(cargo);
-        build
-            .args(["build", "--quiet", "-p", "routed", "-p", "cni-plugin"])
-            .current_dir(binaries::workspace());
-        lab::command::output(&mut build, None).map(drop)
-    })
 }
 
 fn show(lab: &Lab) -> Result<()> {

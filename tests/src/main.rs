@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use lab::node::ProxyMode;
-use lab::{Lab, Options, Topology, binaries, prepare, run};
+use lab::{Lab, Options, Topology, binaries, command, prepare, progress, run};
 
 /// A real Kubernetes in a two-rack datacentre, in network namespaces of this machine.
 #[derive(Debug, Parser)]
@@ -66,7 +66,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Programs {
-    /// Where `routed`, `margay`, `lab` and `probe` are; default: beside this program.
+    /// Where `routed` and `margay` are; default: built, beside this program.
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
     /// Official Kubernetes binaries to use instead of building the control plane (also: `KUBEBUILDER_ASSETS`).
@@ -120,7 +120,35 @@ fn options(topology: Topology, programs: Programs) -> Options {
     }
 }
 
+/// Builds what the lab takes along: its own `probe`, and the packages named, unless `--bin-dir` says where they are.
+fn build(options: &Options, packages: &[&str]) -> Result<()> {
+    let cargo = |words: &[&str]| {
+        progress::step(&format!("cargo build {}", words.join(" ")), || {
+            let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+            let mut build = std::process::Command::new(program);
+            build
+                .args(["build", "--quiet"])
+                .args(words)
+                .current_dir(binaries::workspace());
+            command::output(&mut build, None).map(drop)
+        })
+    };
+    cargo(&["-p", "lab", "--bin", "probe"])?;
+    if options.bin_dir.is_none() && !packages.is_empty() {
+        cargo(packages)?;
+    }
+    Ok(())
+}
+
 fn up(options: Options, margay: bool) -> Result<()> {
+    build(
+        &options,
+        if margay {
+            &["-p", "routed", "-p", "cni-plugin"]
+        } else {
+            &[]
+        },
+    )?;
     let lab = Lab::start(options)?;
     if margay {
         lab.install_margay()?;

@@ -39,7 +39,10 @@ fn traces() -> BTreeSet<String> {
         .lines()
         .filter_map(|line| line.split_once(':'))
         .map(|(name, _)| format!("link {}", name.trim()));
-    let named = entries(Path::new("/run/netns")).map(|place| place.display().to_string());
+    // What a container runtime calls its sandboxes' namespaces; other names are other people's.
+    let named = entries(Path::new("/run/netns"))
+        .map(|place| place.display().to_string())
+        .filter(|name| name.contains("cni-"));
     mounts.chain(links).chain(named).collect()
 }
 
