@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 
@@ -28,6 +29,10 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         TcpSocket::new_v6()
     }?;
     socket.set_reuseaddr(true)?;
+    if address.is_ipv6() {
+        // Each family has a listener of its own; without this the IPv6 one would take the IPv4 port as well.
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -56,6 +61,25 @@ pub(super) async fn run(listener: std::sync::Arc<TcpListener>, events: mpsc::Sen
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(PAUSE).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_families_listen_on_one_port() {
+        let four = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+        let port = four.local_addr().unwrap().port();
+        let six = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+        match six {
+            Ok(six) => assert_eq!(six.local_addr().unwrap().port(), port),
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => println!("skipped: no IPv6 here"),
+            Err(error) => panic!("{error}"),
         }
     }
 }
