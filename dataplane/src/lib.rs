@@ -23,7 +23,7 @@ pub mod sysctl;
 pub mod tables;
 
 pub use host::{Device, Host};
-pub use link::{AddressKey, IfName, Mac, Shape, Tunnel, Vxlan, WorkloadLink};
+pub use link::{AddressKey, IfName, Lifetime, Mac, Shape, Tunnel, Vxlan, WorkloadLink};
 pub use neighbour::{FdbKey, NeighbourKey};
 pub use nexthop::{Nexthop, NexthopId, NexthopMode};
 pub use plan::{Finding, Plan};

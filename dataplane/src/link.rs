@@ -40,6 +40,7 @@ impl IfName {
     }
 
     /// The name of a device whose index nobody can name any more; equals no real name.
+    #[cfg(any(feature = "io", test))]
     pub(crate) fn unknown(index: u32) -> Self {
         Self(format!("/{index}").into())
     }
@@ -68,8 +69,11 @@ pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        for (place, octet) in self.0.iter().enumerate() {
+            let separator = if place == 0 { "" } else { ":" };
+            write!(f, "{separator}{octet:02x}")?;
+        }
+        Ok(())
     }
 }
 
@@ -115,6 +119,15 @@ pub struct Vxlan {
 pub struct WorkloadLink {
     /// Administratively up.
     pub up: bool,
+}
+
+/// How long an address stays. Ours stay for ever; one that would end was put by somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is removed.
+    Forever,
+    /// Until a timer ends it.
+    Limited,
 }
 
 /// An address on one of our tunnel devices. The kernel's key.

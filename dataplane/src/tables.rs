@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use model::{Changes, Delta};
 
-use crate::link::{AddressKey, IfName, Mac, Tunnel, WorkloadLink};
+use crate::link::{AddressKey, IfName, Lifetime, Mac, Tunnel, WorkloadLink};
 use crate::neighbour::{FdbKey, NeighbourKey};
 use crate::nexthop::{Nexthop, NexthopId, NexthopMode, Present, assign};
 use crate::route::{KernelTarget, Protocol, Route, RouteKey};
@@ -23,7 +23,7 @@ pub struct Desired {
     /// Host ends of pods; they are made and deleted by recipes, here they are only brought up.
     pub workloads: BTreeMap<IfName, WorkloadLink>,
     /// Addresses on tunnel devices.
-    pub addresses: BTreeMap<AddressKey, ()>,
+    pub addresses: BTreeMap<AddressKey, Lifetime>,
     /// Permanent neighbours on tunnels and host ends.
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Forwarding entries of tunnels: hardware address → node address.
@@ -101,7 +101,7 @@ pub struct Tables {
     taken: BTreeSet<NexthopId>,
     pub(crate) tunnels: Delta<IfName, Tunnel>,
     pub(crate) workloads: Delta<IfName, WorkloadLink>,
-    pub(crate) addresses: Delta<AddressKey, ()>,
+    pub(crate) addresses: Delta<AddressKey, Lifetime>,
     pub(crate) neighbours: Delta<NeighbourKey, Mac>,
     pub(crate) fdb: Delta<FdbKey, IpAddr>,
     pub(crate) nexthops: Delta<NexthopId, Nexthop>,
@@ -161,7 +161,7 @@ impl Tables {
 
     /// A device vanished, was made again or went down: the kernel dropped what hung on it, often without a word.
     pub fn device_lost(&mut self, device: &IfName) {
-        prune(&mut self.addresses, |key, ()| key.device != *device);
+        prune(&mut self.addresses, |key, _| key.device != *device);
         prune(&mut self.neighbours, |key, _| key.device != *device);
         prune(&mut self.fdb, |key, _| key.device != *device);
         let hangs =
@@ -225,7 +225,7 @@ impl Tables {
     }
 
     /// Addresses to put and remove.
-    pub fn address_changes(&self) -> Option<Changes<AddressKey, ()>> {
+    pub fn address_changes(&self) -> Option<Changes<AddressKey, Lifetime>> {
         self.kept(self.addresses.diff())
     }
 
@@ -323,3 +323,6 @@ fn prune<K: Ord + Clone, V: PartialEq + Clone>(
     left.retain(|key, value| stays(key, value));
     delta.learn(left);
 }
+
+#[cfg(test)]
+mod tests;

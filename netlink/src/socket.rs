@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, getsockopt, recv,
-    send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    getsockopt, recv, send, setsockopt, socket, sockopt,
 };
 
 use crate::attr::Encoder;
@@ -113,6 +113,21 @@ impl Error {
         }
     }
 
+    /// The refused messages, if this is a refusal.
+    pub fn failures(&self) -> &[Failure] {
+        match self {
+            Self::Rejected(rejected) => &rejected.failures,
+            Self::Overrun
+            | Self::Interrupted { .. }
+            | Self::Deadline(_)
+            | Self::Oversized
+            | Self::Truncated(_)
+            | Self::Send { .. }
+            | Self::Receive(_)
+            | Self::Panicked => &[],
+        }
+    }
+
     /// True when the same request may succeed later: list, plan and try again. False for refusals that will repeat.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -205,7 +220,9 @@ impl Socket {
     /// # Errors
     /// [`Error::Receive`] when the socket cannot be asked.
     pub fn port(&self) -> Result<u32, Error> {
-        getsockname::<NetlinkAddr>(self.fd.as_raw_fd()).map(|address| address.pid()).map_err(Error::Receive)
+        getsockname::<NetlinkAddr>(self.fd.as_raw_fd())
+            .map(|address| address.pid())
+            .map_err(Error::Receive)
     }
 
     /// Largest batch, in octets, that one send can carry: 64 MiB, or what an unprivileged process was given.

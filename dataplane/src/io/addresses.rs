@@ -12,27 +12,44 @@ use netlink_packet_route::address::{
 
 use super::devices::{Devices, address};
 use super::rtm;
-use crate::link::{AddressKey, IfName, Tunnel};
+use crate::link::{AddressKey, IfName, Lifetime, Tunnel};
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const HEADER: usize = 8;
+/// `IFA_F_PERMANENT`.
+const PERMANENT: u8 = 0x80;
 
-/// Every address of the namespace: (device index, address with prefix length).
-pub(crate) fn list_all(socket: &mut Socket) -> Result<Vec<(u32, IpNet)>, Error> {
+/// One address as listed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listed {
+    pub(crate) index: u32,
+    pub(crate) net: IpNet,
+    pub(crate) lifetime: Lifetime,
+}
+
+/// Every address of the namespace.
+pub(crate) fn list_all(socket: &mut Socket) -> Result<Vec<Listed>, Error> {
     socket.dump(
         rtm::GETADDR,
         |enc| enc.raw(&[0; HEADER]),
         |message| {
-            let &[_, length, _, _, i0, i1, i2, i3] = message.body.first_chunk::<HEADER>()?;
-            let attributes = attr::parse(message.body.get(HEADER..)?);
+            let &[_, length, flags, _, i0, i1, i2, i3] = message.body.first_chunk::<HEADER>()?;
+            let row = attr::parse(message.body.get(HEADER..)?);
             // IPv4 tells the own address as LOCAL (ADDRESS is the far end of a point to point link), IPv6 as ADDRESS.
-            let own = attributes
+            let own = row
                 .clone()
                 .find(IFA_LOCAL)
-                .or_else(|| attributes.clone().find(IFA_ADDRESS))?;
-            let net = IpNet::new(address(own.payload)?, length).ok()?;
-            Some((u32::from_ne_bytes([i0, i1, i2, i3]), net))
+                .or_else(|| row.clone().find(IFA_ADDRESS))?;
+            Some(Listed {
+                index: u32::from_ne_bytes([i0, i1, i2, i3]),
+                net: IpNet::new(address(own.payload)?, length).ok()?,
+                lifetime: if flags & PERMANENT == 0 {
+                    Lifetime::Limited
+                } else {
+                    Lifetime::Forever
+                },
+            })
         },
     )
 }
@@ -42,12 +59,13 @@ pub(crate) fn list(
     socket: &mut Socket,
     devices: &Devices,
     tunnels: &BTreeMap<IfName, Tunnel>,
-) -> Result<BTreeMap<AddressKey, ()>, Error> {
+) -> Result<BTreeMap<AddressKey, Lifetime>, Error> {
     let mut found = BTreeMap::new();
-    for (index, address) in list_all(socket)? {
-        let device = devices.name(index);
+    for listed in list_all(socket)? {
+        let device = devices.name(listed.index);
+        let address = listed.net;
         if tunnels.contains_key(&device) && !is_link_local(address.addr()) {
-            found.insert(AddressKey { device, address }, ());
+            found.insert(AddressKey { device, address }, listed.lifetime);
         }
     }
     Ok(found)

@@ -22,6 +22,8 @@ const IFLA_INFO_DATA: u16 = 2;
 /// `RTEXT_FILTER_SKIP_STATS`: no counters, they are half of a link dump.
 const SKIP_STATS: u32 = 8;
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
+const IFF_LOWER_UP: u32 = 0x1_0000;
 const OPER_UNKNOWN: u8 = 0;
 const OPER_UP: u8 = 6;
 const HEADER: usize = 16;
@@ -34,6 +36,8 @@ pub(crate) struct Listed {
     pub(crate) mac: Option<Mac>,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    /// Up and with a carrier: next-hop objects over it can exist.
+    pub(crate) carrier: bool,
     pub(crate) running: bool,
     pub(crate) alias: Option<String>,
     pub(crate) kind: Option<String>,
@@ -109,8 +113,8 @@ pub(crate) fn find(socket: &mut Socket, name: &IfName) -> Result<Listed, Error> 
 /// Devices with their addresses, for plans.
 pub(crate) fn host(socket: &mut Socket) -> Result<Host, Error> {
     let mut addresses: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
-    for (index, net) in super::addresses::list_all(socket)? {
-        addresses.entry(index).or_default().push(net);
+    for listed in super::addresses::list_all(socket)? {
+        addresses.entry(listed.index).or_default().push(listed.net);
     }
     let mut host = Host::default();
     for link in list(socket)? {
@@ -138,6 +142,7 @@ fn parse(message: Message<'_>) -> Option<Listed> {
         mac: None,
         mtu: 0,
         up: flags & IFF_UP != 0,
+        carrier: flags & IFF_UP != 0 && flags & (IFF_RUNNING | IFF_LOWER_UP) != 0,
         running: false,
         alias: None,
         kind: None,

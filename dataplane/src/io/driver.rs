@@ -5,12 +5,14 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use model::Changes;
 use netlink::{Batch, Errno, Error, OpenError, Protocol as Family, Socket};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use super::devices::Devices;
+use super::monitor::Changed;
 use super::sysctl::{SysctlError, SysctlRoot};
 use super::{addresses, devices, neighbours, nexthops, routes, tunnels};
 use crate::host::Host;
@@ -19,7 +21,7 @@ use crate::nexthop::{Nexthop, NexthopMode};
 use crate::plan::pools::Family as IpFamily;
 use crate::plan::tunnels::device_name;
 use crate::plan::workload::{Missing, Setting};
-use crate::route::Protocol;
+use crate::route::{Hop, Protocol};
 use crate::sysctl::Sysctl;
 use crate::tables::{Desired, Retain, RouteChanges, Table, Tables};
 
@@ -145,7 +147,7 @@ pub struct Driver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     index: u32,
-    up: bool,
+    carrier: bool,
 }
 
 /// Whether a device is put or taken away.
@@ -209,6 +211,32 @@ impl Driver {
         })
     }
 
+    /// Routes of the host that are not ours and lead over a gateway, by destination; typically the default route.
+    ///
+    /// # Errors
+    /// [`DriverError::List`].
+    pub fn underlay(&mut self) -> Result<BTreeMap<IpNet, Hop>, DriverError> {
+        let failed = |table| move |source| DriverError::List { table, source };
+        let links = devices::list(&mut self.socket).map_err(failed(Table::Links))?;
+        let protocols = &self.config.route_protocols;
+        routes::underlay(&mut self.socket, &Devices::new(&links), protocols)
+            .map_err(failed(Table::Routes))
+    }
+
+    /// Whether routes learnt by a former process are in the kernel.
+    ///
+    /// # Errors
+    /// [`DriverError`] when they cannot be listed.
+    pub fn has_learnt_routes(&mut self) -> Result<bool, DriverError> {
+        self.list_unknown()?;
+        let routes = self.tables.routes.actual();
+        Ok(routes.is_some_and(|routes| {
+            routes
+                .values()
+                .any(|route| route.protocol == Protocol::LEARNT)
+        }))
+    }
+
     /// Marks a table as changed by somebody: it is listed before the next change.
     pub fn forget(&mut self, table: Table) {
         match table {
@@ -216,6 +244,16 @@ impl Driver {
             Table::Addresses | Table::Neighbours | Table::Fdb | Table::Nexthops | Table::Routes => {
                 self.tables.forget(table);
             }
+        }
+    }
+
+    /// Takes what the monitor heard: tables to list again, devices that were lost in between.
+    pub fn note(&mut self, changed: &Changed) {
+        for device in &changed.lost {
+            self.tables.device_lost(device);
+        }
+        for table in &changed.tables {
+            self.forget(*table);
         }
     }
 
@@ -279,7 +317,7 @@ impl Driver {
             .map(|link| {
                 let seen = Seen {
                     index: link.index,
-                    up: link.up,
+                    carrier: link.carrier,
                 };
                 (link.name.clone(), seen)
             })
@@ -287,7 +325,7 @@ impl Driver {
         for (name, before) in &self.seen {
             let lost = match now.get(name) {
                 None => true,
-                Some(after) => after.index != before.index || (before.up && !after.up),
+                Some(after) => after.index != before.index || (before.carrier && !after.carrier),
             };
             if lost {
                 self.tables.device_lost(name);
@@ -406,11 +444,6 @@ impl Driver {
         )?;
         if clean {
             self.tables.workloads.applied(&up);
-            for (name, ..) in &up.upserts {
-                if let Some(seen) = self.seen.get_mut(name) {
-                    seen.up = true;
-                }
-            }
         } else {
             self.links_stale = true;
         }
@@ -455,7 +488,7 @@ impl Driver {
             Table::Addresses,
             Act::Remove,
             &addresses.removals,
-            |batch, (key, ()), devices| {
+            |batch, (key, _), devices| {
                 addresses::push_remove(batch, devices.index(&key.device)?, key.address);
                 Some(())
             },
@@ -469,7 +502,7 @@ impl Driver {
 
     fn put_addresses(
         &mut self,
-        changes: &Changes<crate::AddressKey, ()>,
+        changes: &Changes<crate::AddressKey, crate::Lifetime>,
         report: &mut Report,
     ) -> Result<bool, DriverError> {
         self.send(

@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
-use netlink::{Error, Heard, Message, OpenError, Protocol as Family};
+use netlink::{Error, Heard, Message, OpenError, Protocol as Family, attr};
 
 use super::rtm;
+use crate::link::IfName;
 use crate::route::{Protocol, TABLE_MAIN};
 use crate::tables::Table;
 
@@ -21,6 +22,10 @@ const GROUPS: [u32; 7] = [
     11, // IPV6_ROUTE
     32, // NEXTHOP
 ];
+const IFLA_IFNAME: u16 = 3;
+const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
+const IFF_LOWER_UP: u32 = 0x1_0000;
 const NUD_PERMANENT: u16 = 0x80;
 const RTM_F_CLONED: u32 = 0x200;
 
@@ -29,6 +34,8 @@ const RTM_F_CLONED: u32 = 0x200;
 pub struct Changed {
     /// Tables that changed, or may have.
     pub tables: BTreeSet<Table>,
+    /// Devices that went down, lost their carrier or vanished: what hung on them is gone without a word.
+    pub lost: BTreeSet<IfName>,
     /// An address of the host or the state of one of its devices changed: plans that depend on the host are stale.
     pub host: bool,
     /// Notifications were lost, so everything is marked.
@@ -92,6 +99,7 @@ impl Monitor {
             if heard == Heard::Overrun {
                 return Ok(Changed {
                     tables: Table::ALL.into_iter().collect(),
+                    lost: BTreeSet::new(),
                     host: true,
                     overrun: true,
                 });
@@ -110,6 +118,7 @@ fn note(message: &Message<'_>, own: &BTreeSet<u32>, changed: &mut Changed) {
     match message.kind {
         rtm::NEWLINK | rtm::DELLINK => {
             changed.tables.insert(Table::Links);
+            changed.lost.extend(lost_device(message));
             changed.host = true;
         }
         rtm::NEWADDR | rtm::DELADDR => {
@@ -125,6 +134,21 @@ fn note(message: &Message<'_>, own: &BTreeSet<u32>, changed: &mut Changed) {
         }
         _ => {}
     }
+}
+
+/// The kernel drops routes, next-hop objects and neighbours of a device that goes down, and objects also when only its carrier
+/// goes, and tells nobody. A device that just appeared had none.
+fn lost_device(message: &Message<'_>) -> Option<IfName> {
+    let body = message.body.first_chunk::<16>()?;
+    let &[_, _, _, _, _, _, _, _, f0, f1, f2, f3, c0, c1, c2, c3] = body;
+    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
+    let new = u32::from_ne_bytes([c0, c1, c2, c3]) == u32::MAX;
+    let dead = flags & IFF_UP == 0 || flags & (IFF_RUNNING | IFF_LOWER_UP) == 0;
+    if message.kind == rtm::NEWLINK && (new || !dead) {
+        return None;
+    }
+    let name = attr::parse(message.body.get(16..)?).find(IFLA_IFNAME)?;
+    IfName::parse(name.str()?).ok()
 }
 
 /// Learnt and ageing neighbours come and go; ours are permanent, and only their loss or replacement counts.

@@ -119,22 +119,21 @@ fn parse(
     let &[_, _, protocol, _, f0, f1, f2, f3] = message.body.first_chunk::<HEADER>()?;
     let attributes = attr::parse(message.body.get(HEADER..)?);
     let id = NexthopId(attributes.clone().find(NHA_ID)?.u32()?);
-    let nexthop = match attributes.clone().find(NHA_GROUP) {
-        Some(members) => parse_group(members.payload),
-        None => {
-            let gateway = attributes
-                .clone()
-                .find(NHA_GATEWAY)
-                .and_then(|a| address(a.payload));
-            let index = attributes.clone().find(NHA_OIF).and_then(|a| a.u32());
-            gateway.zip(index).map(|(gateway, index)| {
-                Nexthop::Single(Hop {
-                    gateway,
-                    device: devices.name(index),
-                    onlink: u32::from_ne_bytes([f0, f1, f2, f3]) & ONLINK != 0,
-                })
+    let nexthop = if let Some(members) = attributes.clone().find(NHA_GROUP) {
+        parse_group(members.payload)
+    } else {
+        let gateway = attributes
+            .clone()
+            .find(NHA_GATEWAY)
+            .and_then(|a| address(a.payload));
+        let index = attributes.clone().find(NHA_OIF).and_then(|a| a.u32());
+        gateway.zip(index).map(|(gateway, index)| {
+            Nexthop::Single(Hop {
+                gateway,
+                device: devices.name(index),
+                onlink: u32::from_ne_bytes([f0, f1, f2, f3]) & ONLINK != 0,
             })
-        }
+        })
     };
     Some((id, Protocol(protocol), nexthop))
 }

@@ -24,7 +24,7 @@ pub struct Features {
     pub vxlan: Result<(), String>,
     /// IP-in-IP devices.
     pub ipip: Result<(), String>,
-    /// WireGuard devices.
+    /// `WireGuard` devices.
     pub wireguard: Result<(), String>,
     /// Next-hop objects.
     pub nexthop_objects: Result<(), String>,
@@ -62,10 +62,10 @@ pub fn probe() -> Result<Features, ProbeError> {
             rtm::push(batch, rtm::NEWLINK, netlink::flags::CREATE, &link);
         }),
         ipip: attempt(&mut socket, |batch| {
-            push_link(batch, "probe-ipip", InfoKind::IpIp)
+            push_link(batch, "probe-ipip", InfoKind::IpIp);
         }),
         wireguard: attempt(&mut socket, |batch| {
-            push_link(batch, "probe-wg", InfoKind::Wireguard)
+            push_link(batch, "probe-wg", InfoKind::Wireguard);
         }),
         nexthop_objects: attempt(&mut socket, |batch| {
             batch.push(rtm::NEWNEXTHOP, rtm::PUT, |enc| {

@@ -44,6 +44,7 @@ const NEXTHOP_HEADER: usize = 8;
 enum Filter {
     Protocol(Protocol),
     Device(u32),
+    None,
 }
 
 /// Routes with one of our protocols, and any route over our tunnels that is not the kernel's own.
@@ -76,6 +77,36 @@ pub(crate) fn list(
     Ok(found)
 }
 
+/// Routes over a gateway that carry none of our protocols, the one with the smallest metric per prefix: how the host reaches what
+/// lies beyond its links.
+pub(crate) fn underlay(
+    socket: &mut Socket,
+    devices: &Devices,
+    protocols: &BTreeSet<Protocol>,
+) -> Result<BTreeMap<IpNet, Hop>, Error> {
+    let mut found: BTreeMap<IpNet, (u32, Hop)> = BTreeMap::new();
+    for family in [rtm::AF_INET, rtm::AF_INET6] {
+        for (key, route) in dump(socket, devices, family, Filter::None)? {
+            let KernelTarget::Inline(group) = &route.target else {
+                continue;
+            };
+            let Some((hop, _)) = group.hops().next() else {
+                continue;
+            };
+            let better = found
+                .get(&key.prefix)
+                .is_none_or(|(metric, _)| key.metric < *metric);
+            if better && !protocols.contains(&route.protocol) {
+                found.insert(key.prefix, (key.metric, hop.clone()));
+            }
+        }
+    }
+    Ok(found
+        .into_iter()
+        .map(|(prefix, (_, hop))| (prefix, hop))
+        .collect())
+}
+
 fn dump(
     socket: &mut Socket,
     devices: &Devices,
@@ -87,7 +118,7 @@ fn dump(
         |enc| {
             let protocol = match filter {
                 Filter::Protocol(Protocol(number)) => number,
-                Filter::Device(_) => 0,
+                Filter::Device(_) | Filter::None => 0,
             };
             enc.raw(&[family, 0, 0, 0, 0, protocol, 0, 0, 0, 0, 0, 0]);
             enc.put_u32(RTA_TABLE, TABLE_MAIN);
@@ -232,7 +263,7 @@ struct Attributes {
     mtu: Option<u32>,
     table: Option<u32>,
     object: Option<u32>,
-    paths: Option<Option<Group>>,
+    paths: Option<KernelTarget>,
 }
 
 fn parse(message: Message<'_>, devices: &Devices) -> Option<(RouteKey, Route<KernelTarget>)> {
@@ -286,7 +317,10 @@ fn read(row: attr::Attributes<'_>, devices: &Devices) -> Attributes {
             RTA_METRICS => read.mtu = attribute.nested().find(RTAX_MTU).and_then(|a| a.u32()),
             RTA_TABLE => read.table = attribute.u32(),
             RTA_NH_ID => read.object = attribute.u32(),
-            RTA_MULTIPATH => read.paths = Some(parse_paths(attribute.payload, devices)),
+            RTA_MULTIPATH => {
+                let group = parse_paths(attribute.payload, devices);
+                read.paths = Some(group.map_or(KernelTarget::Other, KernelTarget::Inline));
+            }
             _ => {}
         }
     }
@@ -311,9 +345,7 @@ fn target(
         return KernelTarget::Object(NexthopId(id));
     }
     if let Some(paths) = &read.paths {
-        return paths
-            .clone()
-            .map_or(KernelTarget::Other, KernelTarget::Inline);
+        return paths.clone();
     }
     let link_scope = if family == rtm::AF_INET {
         SCOPE_LINK

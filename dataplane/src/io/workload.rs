@@ -242,7 +242,7 @@ impl Workloads {
         .await
     }
 
-    async fn on_host<T: Send + 'static>(
+    pub(crate) async fn on_host<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Socket) -> Result<T, AttachError> + Send + 'static,
     ) -> Result<T, AttachError> {
@@ -340,10 +340,10 @@ impl Shared {
             match step {
                 SandboxStep::Sysctl(setting) => self.sysctl_root.write(setting)?,
                 SandboxStep::Address(net) => {
-                    addresses::push_put(&mut batch, end.index, *net, addresses::Dad::Skip)
+                    addresses::push_put(&mut batch, end.index, *net, addresses::Dad::Skip);
                 }
                 SandboxStep::Neighbour(address, mac) => {
-                    neighbours::push_put(&mut batch, end.index, *address, *mac)
+                    neighbours::push_put(&mut batch, end.index, *address, *mac);
                 }
                 SandboxStep::Up => tunnels::push_up(&mut batch, end.index),
                 SandboxStep::LinkRoute(net) => push_route(&mut batch, end.index, *net, None),
@@ -389,7 +389,7 @@ impl Shared {
                     );
                 }
                 HostStep::PodNeighbour(address) => {
-                    neighbours::push_put(&mut batch, host.index, *address, pod)
+                    neighbours::push_put(&mut batch, host.index, *address, pod);
                 }
             }
             pushed.extend(std::iter::repeat_n(step, batch.len() - before));
@@ -405,12 +405,8 @@ fn submit<S: std::fmt::Debug>(
     steps: &[S],
 ) -> Result<(), AttachError> {
     socket.submit(batch).map_err(|source| {
-        let step = match &source {
-            Error::Rejected(rejected) => {
-                rejected.failures.first().and_then(|f| steps.get(f.index?))
-            }
-            _ => None,
-        };
+        let failure = source.failures().first();
+        let step = failure.and_then(|failure| steps.get(failure.index?));
         AttachError::Step {
             step: step.map_or_else(
                 || "talk to the kernel".to_owned(),
@@ -582,7 +578,7 @@ fn push_route(batch: &mut Batch, index: u32, destination: IpNet, via: Option<IpA
     rtm::push(batch, rtm::NEWROUTE, rtm::PUT, &message);
 }
 
-fn end(link: Listed) -> Result<End, AttachError> {
+pub(crate) fn end(link: Listed) -> Result<End, AttachError> {
     let Some(mac) = link.mac else {
         return Err(AttachError::NoMac { name: link.name });
     };
@@ -594,6 +590,6 @@ fn end(link: Listed) -> Result<End, AttachError> {
     })
 }
 
-fn at(step: String) -> impl FnOnce(Error) -> AttachError {
+pub(crate) fn at(step: String) -> impl FnOnce(Error) -> AttachError {
     move |source| AttachError::Step { step, source }
 }

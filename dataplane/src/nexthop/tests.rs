@@ -66,9 +66,10 @@ fn messages(before: &Assigned, after: &Assigned) -> (usize, usize) {
 
 /// What a route says when its object is looked up.
 fn spelt_out(state: &Assigned, key: &RouteKey) -> Option<Content> {
-    match state.routes[key].target {
-        KernelTarget::Object(id) => content(&state.nexthops[&id], &state.nexthops),
-        _ => None,
+    if let KernelTarget::Object(id) = state.routes[key].target {
+        content(&state.nexthops[&id], &state.nexthops)
+    } else {
+        None
     }
 }
 

@@ -95,7 +95,7 @@ pub fn plan(
         vteps,
         candidates: Candidates::new(),
         findings: Vec::new(),
-        tunnelled: BTreeMap::new(),
+        covered: BTreeMap::new(),
     };
     planner.local_workloads();
     planner.own_blocks();
@@ -112,8 +112,8 @@ struct Planner<'a> {
     vteps: &'a Vteps,
     candidates: Candidates,
     findings: Vec<Finding>,
-    /// Prefixes that go through the tunnel, by node.
-    tunnelled: BTreeMap<NodeName, Vec<IpNet>>,
+    /// Prefixes that have a planned route, by the node they lead to.
+    covered: BTreeMap<NodeName, Vec<IpNet>>,
 }
 
 /// How a remote node is reached.
@@ -222,9 +222,7 @@ impl Planner<'_> {
         }
         match self.path(prefix, node, self.pools.encap_of(block.cidr)) {
             Ok(Some(path)) => {
-                if path.rank == Rank::VxlanTunnel {
-                    self.tunnelled.entry(node.clone()).or_default().push(prefix);
-                }
+                self.covered.entry(node.clone()).or_default().push(prefix);
                 let route = self.planned(Target::Hop(path.hop), path.mtu);
                 self.offer(
                     RouteKey::new(prefix, 0),
@@ -344,7 +342,7 @@ impl Planner<'_> {
                 continue;
             };
             for (name, vtep) in &overlay.peers {
-                let prefixes = self.tunnelled.get(name).map_or(&[][..], Vec::as_slice);
+                let prefixes = self.covered.get(name).map_or(&[][..], Vec::as_slice);
                 if prefixes.iter().any(|prefix| prefix.contains(&vtep.tunnel)) {
                     continue;
                 }

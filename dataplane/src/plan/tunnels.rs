@@ -12,7 +12,7 @@ use super::mtu::Mtus;
 use super::pools::{Family, Pools};
 use super::settings::Settings;
 use crate::host::Host;
-use crate::link::{AddressKey, IfName, Mac, Shape, Tunnel, Vxlan};
+use crate::link::{AddressKey, IfName, Lifetime, Mac, Shape, Tunnel, Vxlan};
 use crate::neighbour::{FdbKey, NeighbourKey};
 use crate::tables::Desired;
 
@@ -32,8 +32,12 @@ pub fn derive_mac(node: &NodeName, family: Family) -> Mac {
         Family::V4 => Sha1::digest(node.as_str()),
         Family::V6 => Sha1::digest(format!("{node}-v6")),
     };
-    let [a, b, c, d, e] = digest.first_chunk::<5>().copied().unwrap_or_default();
-    Mac([0x66, a, b, c, d, e])
+    let mut mac = [0x66; 6];
+    let derived = mac.iter_mut().skip(1);
+    derived
+        .zip(digest)
+        .for_each(|(octet, hashed)| *octet = hashed);
+    Mac(mac)
 }
 
 /// A node's end of the tunnel.
@@ -115,7 +119,7 @@ impl Vteps {
                 device: overlay.device.clone(),
                 address: IpNet::from(overlay.address),
             };
-            desired.addresses.insert(address, ());
+            desired.addresses.insert(address, Lifetime::Forever);
             for vtep in overlay.peers.values() {
                 let neighbour = NeighbourKey {
                     device: overlay.device.clone(),

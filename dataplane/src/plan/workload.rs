@@ -12,6 +12,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use data_encoding::HEXLOWER;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::PodRef;
 use sha1::{Digest, Sha1};
@@ -378,10 +379,7 @@ fn gateway(address: IpAddr) -> IpAddr {
 }
 
 fn sha1_hex(text: &str) -> String {
-    Sha1::digest(text)
-        .iter()
-        .map(|octet| format!("{octet:02x}"))
-        .collect()
+    HEXLOWER.encode(&Sha1::digest(text))
 }
 
 #[cfg(test)]
@@ -479,9 +477,12 @@ mod tests {
         let addresses: Vec<_> = recipe
             .sandbox
             .iter()
-            .filter_map(|step| match step {
-                SandboxStep::Address(net) => Some(net.to_string()),
-                _ => None,
+            .filter_map(|step| {
+                if let SandboxStep::Address(net) = step {
+                    Some(net.to_string())
+                } else {
+                    None
+                }
             })
             .collect();
         assert_eq!(addresses, ["10.244.1.5/32", "fd00::5/128"]);

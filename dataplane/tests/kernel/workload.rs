@@ -1,17 +1,10 @@
 //! Pods attached and detached in a real kernel.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/netns.rs"]
-mod support;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use crate::netns::{Ns, echo, name};
 use dataplane::io::{
     AttachError, Attached, Config, Conntrack, Detacher, Driver, SysctlRoot, Workloads,
 };
@@ -19,7 +12,6 @@ use dataplane::link::{Mac, WorkloadLink};
 use dataplane::plan::workload::{Attachment, DefaultRoute, Forwarding, Recipe, SandboxStep, plan};
 use dataplane::route::{Protocol, Route, RouteKey, Target};
 use dataplane::{Desired, NeighbourKey, Retain};
-use support::{Ns, echo, name};
 
 fn recipe(host: &str, addresses: &[&str]) -> Recipe {
     plan(&Attachment {

@@ -1,8 +1,4 @@
 //! Hosts and pods made of namespaces. Every test makes its own and leaves nothing behind: a namespace dies with its descriptor.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "tests look at the kernel with `ip`, not with the code under test"
-)]
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -12,12 +8,12 @@ use std::time::Duration;
 use dataplane::IfName;
 use netlink::netns;
 
-pub struct Ns {
-    pub fd: OwnedFd,
+pub(crate) struct Ns {
+    pub(crate) fd: OwnedFd,
 }
 
 impl Ns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let ns = Self {
             fd: netns::create().expect("needs root: make a network namespace"),
         };
@@ -25,16 +21,16 @@ impl Ns {
         ns
     }
 
-    pub fn fd(&self) -> OwnedFd {
+    pub(crate) fn fd(&self) -> OwnedFd {
         self.fd.try_clone().unwrap()
     }
 
     /// Runs `ip` inside, fails the test when it fails, returns what it printed.
-    pub fn ip(&self, arguments: &str) -> String {
+    pub(crate) fn ip(&self, arguments: &str) -> String {
         self.run("ip", arguments)
     }
 
-    pub fn run(&self, program: &str, arguments: &str) -> String {
+    pub(crate) fn run(&self, program: &str, arguments: &str) -> String {
         let output = netns::run_in(&self.fd, || {
             Command::new(program)
                 .args(arguments.split_whitespace())
@@ -51,14 +47,14 @@ impl Ns {
     }
 
     /// What a file holds, as seen from inside.
-    pub fn read(&self, path: &str) -> String {
+    pub(crate) fn read(&self, path: &str) -> String {
         netns::run_in(&self.fd, || std::fs::read_to_string(path).unwrap())
             .unwrap()
             .trim()
             .to_owned()
     }
 
-    pub fn udp(&self, address: &str) -> UdpSocket {
+    pub(crate) fn udp(&self, address: &str) -> UdpSocket {
         let address: IpAddr = address.parse().unwrap();
         let socket = netns::run_in(&self.fd, || {
             UdpSocket::bind(SocketAddr::new(address, 7007)).unwrap()
@@ -72,7 +68,7 @@ impl Ns {
 }
 
 /// A datagram there and one back. `Err` says which way failed.
-pub fn echo(from: &UdpSocket, to: &UdpSocket) -> Result<(), String> {
+pub(crate) fn echo(from: &UdpSocket, to: &UdpSocket) -> Result<(), String> {
     let mut buffer = [0; 64];
     from.send_to(b"there", to.local_addr().unwrap())
         .map_err(|e| format!("send: {e}"))?;
@@ -89,6 +85,6 @@ pub fn echo(from: &UdpSocket, to: &UdpSocket) -> Result<(), String> {
     Ok(())
 }
 
-pub fn name(text: &str) -> IfName {
+pub(crate) fn name(text: &str) -> IfName {
     IfName::parse(text).unwrap()
 }

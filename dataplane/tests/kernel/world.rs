@@ -1,0 +1,104 @@
+//! Small clusters as event lists.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use model::{AttachmentId, Event, LocalEndpoint, Node, PodRef, World, node::annotation};
+
+/// A node with its address and, if given, its VXLAN tunnel address.
+pub(crate) fn node(name: &str, address: &str, tunnel: Option<&str>) -> Event {
+    let mut annotations =
+        BTreeMap::from([(annotation::IPV4_ADDRESS.to_owned(), address.to_owned())]);
+    if let Some(tunnel) = tunnel {
+        annotations.insert(annotation::IPV4_VXLAN_TUNNEL.to_owned(), tunnel.to_owned());
+    }
+    let (node, errors) = Node::parse(
+        &name.into(),
+        format!("uid-{name}"),
+        BTreeMap::new(),
+        &annotations,
+        Vec::new(),
+    );
+    assert!(errors.is_empty(), "{errors:?}");
+    Event::upsert(node)
+}
+
+/// A pool; `vxlan` as users write it.
+pub(crate) fn pool(name: &str, cidr: &str, vxlan: api::EncapMode, nat: bool) -> Event {
+    let spec = api::IPPoolSpec {
+        cidr: cidr.to_owned(),
+        vxlan_mode: Some(vxlan),
+        nat_outgoing: nat,
+        ..api::IPPoolSpec::default()
+    };
+    Event::upsert(api::IPPool::new(name, spec))
+}
+
+/// A block of a node; addresses by ordinal that other nodes use.
+pub(crate) fn block(cidr: &str, owner: &str, borrowed: &[(usize, &str)]) -> Event {
+    let size = borrowed
+        .iter()
+        .map(|(ordinal, _)| ordinal + 1)
+        .max()
+        .unwrap_or(0);
+    let mut allocations = vec![None; size];
+    let mut attributes = Vec::new();
+    for (ordinal, node) in borrowed {
+        allocations[*ordinal] = Some(i64::try_from(attributes.len()).unwrap());
+        attributes.push(api::AllocationAttribute {
+            secondary: Some(BTreeMap::from([("node".to_owned(), (*node).to_owned())])),
+            ..api::AllocationAttribute::default()
+        });
+    }
+    let spec = api::IPAMBlockSpec {
+        cidr: cidr.to_owned(),
+        affinity: Some(format!("host:{owner}")),
+        allocations,
+        attributes,
+        ..api::IPAMBlockSpec::default()
+    };
+    Event::upsert(api::IPAMBlock::new(
+        &cidr.replace(['.', '/', ':'], "-"),
+        spec,
+    ))
+}
+
+/// A claim of a node on a block.
+pub(crate) fn affinity(cidr: &str, node: &str, state: &str) -> Event {
+    let spec = api::BlockAffinitySpec {
+        cidr: cidr.to_owned(),
+        node: node.to_owned(),
+        state: state.to_owned(),
+        ..api::BlockAffinitySpec::default()
+    };
+    let name = format!("{node}-{}", cidr.replace(['.', '/', ':'], "-"));
+    Event::upsert(api::BlockAffinity::new(&name, spec))
+}
+
+/// A pod's interface on this node.
+pub(crate) fn endpoint(interface: &str, address: &str, mac: Option<[u8; 6]>) -> Event {
+    let address: IpAddr = address.parse().unwrap();
+    Event::upsert(LocalEndpoint {
+        id: AttachmentId {
+            network: "k8s-pod-network".into(),
+            container_id: interface.into(),
+            ifname: "eth0".into(),
+        },
+        pod: Some(PodRef::new("default", interface)),
+        pod_uid: None,
+        interface: interface.into(),
+        ifindex: 0,
+        mac,
+        addresses: vec![address],
+        labels: BTreeMap::new(),
+    })
+}
+
+/// The World of a node after these events.
+pub(crate) fn world(this: &str, events: impl IntoIterator<Item = Event>) -> World {
+    let mut world = World::new(this.into());
+    for event in events {
+        world.apply(event);
+    }
+    world
+}
