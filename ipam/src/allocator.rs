@@ -18,6 +18,7 @@
 //! The allocator owns no clock, no randomness and no task: the same inputs give the same outputs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,6 +169,8 @@ pub struct Allocator {
     settings: Settings,
     index: Index,
     jobs: BTreeMap<RequestId, Job>,
+    /// Releases by handle that wait for a request of that handle to end.
+    behind: BTreeMap<RequestId, Vec<(RequestId, Release)>>,
     lanes: BTreeMap<IpNet, Lane>,
     ledger: Ledger,
     calls: BTreeMap<CallId, Caller>,
@@ -192,6 +195,7 @@ impl Allocator {
             settings,
             index: Index::new(Arc::from(node)),
             jobs: BTreeMap::new(),
+            behind: BTreeMap::new(),
             lanes: BTreeMap::new(),
             ledger: Ledger::default(),
             calls: BTreeMap::new(),
@@ -214,7 +218,7 @@ impl Allocator {
         match input {
             Input::Event(event) => self.event(event, now),
             Input::Assign(id, request) => self.assign(id, request, now),
-            Input::Release(id, request) => self.release(id, request, now),
+            Input::Release(id, request) => self.release(id, request),
             Input::Cancel(id) => self.cancel(id),
             Input::Reply(call, reply) => self.reply(call, reply, now),
             Input::Tick => self.tick(now),
@@ -238,9 +242,29 @@ impl Allocator {
             .min()
     }
 
+    /// Whether nothing is in flight or queued, handle objects aside.
+    pub fn is_quiet(&self) -> bool {
+        self.jobs.is_empty() && self.lanes.is_empty()
+    }
+
     /// Whether nothing is in flight, queued or owed.
     pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.lanes.is_empty() && self.ledger.is_idle()
+        self.is_quiet() && self.ledger.is_idle()
+    }
+
+    /// Hashes what decides the future, for walks through a state space under one configuration: pools, nodes, settings
+    /// and the numbers of calls are left out.
+    pub fn fingerprint(&self, state: &mut impl Hasher) {
+        self.index.fingerprint(state);
+        self.jobs.hash(state);
+        self.behind.keys().for_each(|id| id.hash(state));
+        self.lanes.hash(state);
+        self.ledger.hash(state);
+        self.calls.values().for_each(|caller| caller.hash(state));
+        self.waiting.hash(state);
+        self.lost.hash(state);
+        self.empty_since.hash(state);
+        self.no_cooldown.hash(state);
     }
 
     fn event(&mut self, event: Event, now: Time) {

@@ -7,6 +7,7 @@
 //! written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -273,6 +274,15 @@ impl Index {
         }
     }
 
+    /// Hashes what is known of blocks and affinities ([`crate::Allocator::fingerprint`]).
+    pub(crate) fn fingerprint(&self, state: &mut impl Hasher) {
+        self.blocks.hash(state);
+        self.affinities.hash(state);
+        self.graves.hash(state);
+        self.pinned.hash(state);
+        self.synced.hash(state);
+    }
+
     /// Keeps a block whole while work on it is under way.
     pub fn pin(&mut self, cidr: IpNet) {
         self.pinned.insert(cidr);
@@ -315,8 +325,13 @@ impl Index {
         self.nodes.get(&self.node).unwrap_or(&self.no_labels)
     }
 
-    /// What a request of this node says about itself.
-    pub fn asker<'a>(&'a self, family: Family, usage: PoolUse, namespace: &'a Labels) -> Asker<'a> {
+    /// What a request of this node says about itself; `namespace` as in [`Asker::namespace`].
+    pub fn asker<'a>(
+        &'a self,
+        family: Family,
+        usage: PoolUse,
+        namespace: Option<&'a Labels>,
+    ) -> Asker<'a> {
         Asker {
             family,
             usage,

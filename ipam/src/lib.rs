@@ -34,7 +34,7 @@ pub use allocator::{Allocator, Input, Note, Output, Settings};
 pub use index::{Config, Event, Held, Index};
 pub use net::Family;
 pub use request::{
-    Addresses, Answer, Assign, AssignError, Assigned, Limit, Path, Release, ReleaseError, Released,
-    RequestId, Taken, Tally, Want,
+    Addresses, Answer, Assign, AssignError, Assigned, Class, Limit, Path, Release, ReleaseError,
+    Released, RequestId, Taken, Tally, Want,
 };
 pub use time::Time;

@@ -284,8 +284,8 @@ pub struct Asker<'a> {
     pub usage: PoolUse,
     /// Labels of the node.
     pub node: &'a Labels,
-    /// Labels of the namespace; empty when there is none.
-    pub namespace: &'a Labels,
+    /// Labels of the namespace, empty when there is none; `None` = any namespace.
+    pub namespace: Option<&'a Labels>,
 }
 
 /// Every pool known, and which of them overlap an earlier one.
@@ -419,7 +419,10 @@ impl Pools {
         if !pool.takes_node(asker.node) {
             return Some(Unfit::Node);
         }
-        if !pool.takes_namespace(asker.namespace) {
+        if !asker
+            .namespace
+            .is_none_or(|labels| pool.takes_namespace(labels))
+        {
             return Some(Unfit::Namespace);
         }
         (!pool.uses.contains(&asker.usage)).then_some(Unfit::Use(asker.usage))

@@ -218,7 +218,31 @@ pub enum AssignError {
     Cancelled,
 }
 
+/// What a failed request means for whoever asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing is left where the request may look.
+    Exhausted,
+    /// What the request names cannot be had.
+    Refused,
+    /// The same request may work in a moment.
+    Later,
+    /// The API server will not have it: rights or schema are wrong.
+    Broken,
+}
+
 impl AssignError {
+    /// What the failure means for whoever asked.
+    pub fn class(&self) -> Class {
+        match self {
+            _ if self.retryable() => Class::Later,
+            Self::Exhausted { .. } => Class::Exhausted,
+            Self::Refused(_) => Class::Refused,
+            Self::NotSynced | Self::Unreachable(_) | Self::Cancelled => Class::Later,
+            Self::Denied(_) => Class::Broken,
+        }
+    }
+
     /// Whether the same request may succeed later without anybody changing configuration.
     pub fn retryable(&self) -> bool {
         match self {

@@ -61,7 +61,7 @@ pub fn plan(index: &Index, kind: TunnelKind) -> Plan {
 fn wanted(index: &Index, kind: TunnelKind) -> Vec<&Pool> {
     let family = if kind.is_v6() { Family::V6 } else { Family::V4 };
     let no_namespace = Labels::new();
-    let asker = index.asker(family, PoolUse::Tunnel, &no_namespace);
+    let asker = index.asker(family, PoolUse::Tunnel, Some(&no_namespace));
     let (fit, _) = index.pools().automatic(&asker);
     let names: BTreeSet<_> = fit
         .iter()

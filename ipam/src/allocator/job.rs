@@ -1,6 +1,7 @@
 //! Requests: from arrival to the one answer.
 
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -23,13 +24,21 @@ pub(super) enum Job {
     Release(ReleaseJob),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AssignJob {
     pub(super) request: Arc<Assign>,
     pub(super) attribute: Arc<Attribute>,
     pub(super) parts: Vec<Part>,
     /// Set once the request cannot succeed; it is answered when everything taken is given back.
     failure: Option<Failure>,
+}
+
+/// The request is known by its id, under which the job is kept.
+impl Hash for AssignJob {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts.hash(state);
+        self.failure.hash(state);
+    }
 }
 
 /// One address wanted.
@@ -71,8 +80,8 @@ impl From<Trouble> for AssignError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Failure(Box<AssignError>);
 
-impl std::hash::Hash for Failure {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+impl Hash for Failure {
+    fn hash<H: Hasher>(&self, state: &mut H) {
         std::mem::discriminant(&*self.0).hash(state);
     }
 }
@@ -84,8 +93,8 @@ pub(super) struct ReleaseJob {
     error: Option<ReleaseError>,
 }
 
-impl std::hash::Hash for ReleaseJob {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+impl Hash for ReleaseJob {
+    fn hash<H: Hasher>(&self, state: &mut H) {
         (self.outstanding, self.result, self.error.is_some()).hash(state);
     }
 }
@@ -116,9 +125,19 @@ impl Allocator {
         }
     }
 
-    pub(super) fn release(&mut self, id: RequestId, request: Release, _now: Time) {
+    pub(super) fn release(&mut self, id: RequestId, request: Release) {
         if !self.index.synced() {
             return self.answer(id, Answer::Release(Err(ReleaseError::NotSynced)));
+        }
+        if request.addresses == Addresses::OfHandle
+            && let Some(assign) = self.assigning(&request.handle)
+        {
+            // In order per handle: what is being taken is withdrawn first, and only then looked for.
+            self.cancel(assign);
+            if self.jobs.contains_key(&assign) {
+                self.behind.entry(assign).or_default().push((id, request));
+                return;
+            }
         }
         let gives: Vec<(IpNet, u32, Option<u64>)> = match request.addresses {
             Addresses::Exactly(taken) => taken
@@ -150,6 +169,18 @@ impl Allocator {
             };
             self.queue_give(block, give);
         }
+    }
+
+    /// The request under way that takes addresses for a handle.
+    fn assigning(&self, handle: &str) -> Option<RequestId> {
+        let of_handle = |job: &Job| match job {
+            Job::Assign(job) => job.request.handle == handle,
+            Job::Release(_) => false,
+        };
+        self.jobs
+            .iter()
+            .find(|(_, job)| of_handle(job))
+            .map(|(id, _)| *id)
     }
 
     pub(super) fn cancel(&mut self, id: RequestId) {
@@ -330,6 +361,9 @@ impl Allocator {
         };
         self.jobs.remove(&id);
         self.answer(id, Answer::Assign(answer));
+        for (release, request) in self.behind.remove(&id).unwrap_or_default() {
+            self.release(release, request);
+        }
     }
 
     /// A part of an assign request, and whether the request has failed already.

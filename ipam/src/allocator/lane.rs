@@ -1,6 +1,7 @@
 //! All work on one block: what is queued, what is in flight, and the next step.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -16,7 +17,7 @@ use crate::store::{Key, Object, StoreCall, Stored};
 use crate::time::Time;
 
 /// One address wanted from this block.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Take {
     pub(super) request: RequestId,
     pub(super) part: usize,
@@ -25,6 +26,13 @@ pub(super) struct Take {
     /// Exactly this ordinal.
     pub(super) exact: Option<u32>,
     pub(super) path: Path,
+}
+
+/// The request and its part decide the rest.
+impl Hash for Take {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.request, self.part, self.exact, self.path).hash(state);
+    }
 }
 
 /// One address to give back to this block.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::PoolUse;
 use ipnet::IpNet;
 
 use super::Allocator;
@@ -101,39 +102,58 @@ impl Allocator {
         if let Some(address) = want.address {
             return self.explicit(request, address, part);
         }
-        let asker = self
-            .index
-            .asker(want.family, request.usage, &request.namespace_labels);
+        let namespace = Some(&request.namespace_labels);
+        let asker = self.index.asker(want.family, request.usage, namespace);
         let (pools, unfit) = if want.pools.is_empty() {
             self.index.pools().automatic(&asker)
         } else {
             (self.index.pools().named(&want.pools, &asker)?, Vec::new())
         };
-        if let Some(block) = self.own_with_room(&pools, part, now) {
+        self.search(&pools, part, now)
+            .ok_or_else(|| self.exhausted(want.family, &pools, unfit, part, now))
+    }
+
+    /// Whether a request of this node for a family would find an address now, in whichever namespace.
+    ///
+    /// # Errors
+    /// What such a request would be answered.
+    pub fn can_assign(&self, family: Family, usage: PoolUse, now: Time) -> Result<(), AssignError> {
+        if !self.index.synced() {
+            return Err(AssignError::NotSynced);
+        }
+        let asker = self.index.asker(family, usage, None);
+        let (pools, unfit) = self.index.pools().automatic(&asker);
+        let part = Part::default();
+        match self.search(&pools, &part, now) {
+            Some(_) => Ok(()),
+            None => Err(self.exhausted(family, &pools, unfit, &part, now)),
+        }
+    }
+
+    /// Own block, claim, borrow, wait; `None` = there is nothing.
+    fn search(&self, pools: &[Arc<Pool>], part: &Part, now: Time) -> Option<Placement> {
+        if let Some(block) = self.own_with_room(pools, part, now) {
             let goal = self.lanes.get(&block).and_then(Lane::goal);
             let path = if goal == Some(Goal::Hold) {
                 Path::Claim
             } else {
                 Path::Own
             };
-            return Ok(Placement::into(block, path, None));
+            return Some(Placement::into(block, path, None));
         }
         let mut hold = None;
-        if self.may_claim(&pools) {
-            match self.claimable(&pools, part, now) {
-                Ok(block) => return Ok(Placement::into(block, Path::Claim, Some(Goal::Hold))),
+        if self.may_claim(pools) {
+            match self.claimable(pools, part, now) {
+                Ok(block) => return Some(Placement::into(block, Path::Claim, Some(Goal::Hold))),
                 Err(until) => hold = until,
             }
         }
         if !self.index.config().strict
-            && let Some(block) = self.borrowable(&pools, part, now)
+            && let Some(block) = self.borrowable(pools, part, now)
         {
-            return Ok(Placement::into(block, Path::Borrow, None));
+            return Some(Placement::into(block, Path::Borrow, None));
         }
-        match hold {
-            Some(until) => Ok(Placement::Wait(until)),
-            None => Err(self.exhausted(want.family, &pools, unfit, part, now)),
-        }
+        hold.map(Placement::Wait)
     }
 
     /// A handle holds at most one address per family: one that is there already is the answer, once read back.

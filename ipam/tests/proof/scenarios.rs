@@ -590,6 +590,26 @@ fn an_add_that_follows_a_queued_del_of_its_handle_gets_a_fresh_address() {
 }
 
 #[test]
+fn a_release_by_handle_waits_for_the_add_it_follows() {
+    for turns in 0..3 {
+        let mut sim = Sim::new(&["a"], &one_pool());
+        let add = sim.ask(0, "h");
+        for _ in 0..turns {
+            sim.turn(0, Fault::None);
+        }
+        let del = sim.give(0, "h", Addresses::OfHandle);
+        sim.run();
+        assert_eq!(
+            sim.assigned(0, add),
+            Err(AssignError::Cancelled),
+            "after {turns} calls"
+        );
+        sim.released(0, del).unwrap();
+        assert!(sim.held().is_empty(), "after {turns} calls");
+    }
+}
+
+#[test]
 fn a_withdrawn_request_keeps_nothing_whenever_it_is_withdrawn() {
     for turns in 0..4 {
         let mut sim = Sim::new(&["a"], &one_pool());
