@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   open: socket → probe features → adopt an orphaned table, or find none, or refuse beside a second daemon
-//!   apply(Ruleset): image → diff against what is known → one transaction → known = planned
+//!   apply(Ruleset): image → diff against what is known → one transaction, or two → known = planned
 //!                     │ nothing known: list first          │ refused: isolate what the kernel named, once more; else forget
 //! ```
 //!
@@ -204,7 +204,7 @@ impl Driver {
             .collect())
     }
 
-    /// Makes the kernel equal to the plan, in one transaction. Must not be called before the World has listed every kind: whatever
+    /// Makes the kernel equal to the plan: one transaction, or two when something new must stand before anything leads to it. Must not be called before the World has listed every kind: whatever
     /// the plan lacks is removed.
     ///
     /// # Errors
@@ -280,14 +280,28 @@ impl Driver {
             self.applied = Some((wanted.clone(), image));
             return Ok(Applied::default());
         }
-        let applied = self.commit(&changes)?;
-        self.chains.applied(&changes.chains);
-        self.sets.applied(&changes.sets);
+        // Into a table that nobody passes through yet, and into one that is made anew, everything goes at once.
+        let applied = if !self.exists || changes.is_repaving() {
+            self.commit(&changes)?
+        } else {
+            let (first, second) = changes.split();
+            let first = self.commit(&first)?;
+            let second = self.commit(&second)?;
+            Applied {
+                messages: first.messages + second.messages,
+                octets: first.octets + second.octets,
+                isolated: Vec::new(),
+            }
+        };
         self.applied = Some((wanted.clone(), image));
         Ok(applied)
     }
 
+    /// Sends one transaction and takes note of what it made.
     fn commit(&mut self, changes: &Changes<'_>) -> Result<Applied, Attempt> {
+        if changes.is_empty() {
+            return Ok(Applied::default());
+        }
         let mut writer = if changes.is_repaving() {
             warn!("objects of another type stand in our table: it is made anew");
             nft::repave(changes.ruleset, self.features.table, self.generation)
@@ -311,6 +325,8 @@ impl Driver {
         }
         debug!(messages, octets, "policy committed");
         self.exists = true;
+        self.chains.applied(&changes.chains);
+        self.sets.applied(&changes.sets);
         if self.generation.is_some() {
             self.generation = nft::generation(&mut self.socket).map_err(list_error)?;
         }

@@ -11,8 +11,54 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-/// Name of a chain, set or map inside the table.
-pub type Name = Arc<str>;
+/// Name of a chain, set or map inside the table; cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Name {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<String> for Name {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
 
 /// Name of our table, in family `inet`.
 pub const TABLE: &str = "margay";
@@ -236,7 +282,7 @@ pub enum Match {
     Protocol(Sense, u8),
     /// Transport port in an inclusive range; stands behind a [`Match::Protocol`] that has ports.
     Port(Sense, Side, u16, u16),
-    /// ICMP or ICMPv6 type and, if given, code; stands behind a [`Match::Protocol`].
+    /// Type of an ICMP message (either version) and, if given, code; stands behind a [`Match::Protocol`].
     Icmp(Sense, u8, Option<u8>),
     /// Address inside a prefix.
     Net(Sense, Side, IpNet),

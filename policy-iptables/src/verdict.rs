@@ -56,7 +56,7 @@ pub enum Payload {
         /// Destination port.
         destination: u16,
     },
-    /// ICMP or ICMPv6, by the family of the addresses.
+    /// ICMP of the version that the addresses are of.
     Icmp {
         /// Its type.
         kind: u8,

@@ -388,18 +388,15 @@ impl Compiler {
     ) -> Result<BTreeSet<IpNet>, Unusable> {
         let mut nets = BTreeSet::new();
         for (index, text) in given.iter().enumerate() {
-            match read_net(text) {
-                Some(net) => {
-                    nets.insert(net);
-                }
-                None => {
-                    let path = format!("{}.{field}[{index}]", place.path);
-                    self.findings
-                        .add(Reason::Invalid, path, format!("{text:?} is not a CIDR"));
-                    if !skip_bad {
-                        return Err(Unusable);
-                    }
-                }
+            if let Some(net) = read_net(text) {
+                nets.insert(net);
+                continue;
+            }
+            let path = format!("{}.{field}[{index}]", place.path);
+            let message = format!("{text:?} is not a CIDR");
+            self.findings.add(Reason::Invalid, path, message);
+            if !skip_bad {
+                return Err(Unusable);
             }
         }
         Ok(nets)

@@ -75,6 +75,7 @@ pub(super) mod set {
     pub(crate) const DATA_TYPE: u16 = 6;
     pub(crate) const ID: u16 = 10;
     pub(crate) const USERDATA: u16 = 13;
+    pub(crate) const COUNT: u16 = 20;
     pub(crate) const FLAG_INTERVAL: u32 = 4;
     pub(crate) const FLAG_MAP: u32 = 8;
     /// `NFT_DATA_VERDICT`.

@@ -82,10 +82,10 @@ fn encode_match(enc: &mut Encoder, matching: &Match) {
         }
         Match::Port(sense, side, first, last) => port(enc, *sense, *side, *first, *last),
         Match::Icmp(sense, kind, code) => {
-            let wanted: &[u8] = &[*kind, code.unwrap_or(0)];
-            let wanted = if code.is_some() { wanted } else { &wanted[..1] };
+            let mut wanted = vec![*kind];
+            wanted.extend(code);
             load_payload(enc, Header::Transport, 0, wanted.len(), register::FIRST);
-            compare(enc, equality(*sense), wanted);
+            compare(enc, equality(*sense), &wanted);
         }
         Match::Net(sense, side, net) => prefix(enc, *sense, *side, net),
         Match::Lookup(sense, field, set) => {
@@ -140,7 +140,7 @@ fn encode_action(enc: &mut Encoder, action: &Action) {
     }
 }
 
-fn log(enc: &mut Encoder, prefix: &Name) {
+fn log(enc: &mut Encoder, prefix: &str) {
     expression(enc, "log", |enc| {
         enc.put_str(2, prefix);
         // LOGLEVEL_NOTICE.
@@ -193,7 +193,7 @@ fn load_immediate(enc: &mut Encoder, into: u32, value: &[u8]) {
 fn immediate(enc: &mut Encoder, code: u32, chain: Option<&Name>) {
     expression(enc, "immediate", |enc| {
         enc.put_be32(1, register::VERDICT);
-        enc.nest(2, |enc| put_verdict(enc, code, chain.map(|name| &**name)));
+        enc.nest(2, |enc| put_verdict(enc, code, chain.map(Name::as_str)));
     });
 }
 
@@ -261,7 +261,7 @@ fn load_payload(enc: &mut Encoder, header: Header, offset: u32, length: usize, i
     });
 }
 
-/// NFPROTO_IPV4, NFPROTO_IPV6.
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 fn number_of(family: Family) -> u8 {
     match family {
         Family::V4 => 2,

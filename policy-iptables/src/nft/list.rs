@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use netlink::attr::{self, Attribute, Attributes};
 use netlink::{Errno, Error, GenerationId, Message, Socket};
@@ -77,7 +78,7 @@ pub(crate) fn list(socket: &mut Socket) -> Result<Image, Error> {
         .collect();
     let mut sets = BTreeMap::new();
     for header in dump_sets(socket)? {
-        let elements = dump_elements(socket, &header)?;
+        let elements = list_elements(socket, &header)?.into_iter().collect();
         sets.insert(header.name.clone(), header.image(elements));
     }
     Ok(Image { chains, sets })
@@ -188,6 +189,8 @@ struct SetHeader {
     key: Option<KeyType>,
     interval: bool,
     map: bool,
+    /// How many keys it holds; kernels before 6.15 do not tell.
+    count: Option<u32>,
 }
 
 const KEY_TYPES: [KeyType; 9] = [
@@ -216,24 +219,55 @@ fn dump_sets(socket: &mut Socket) -> Result<Vec<SetHeader>, Error> {
             }
             let name = text(found.clone().find(set::NAME))?;
             let kind = found.clone().find(set::KEY_TYPE)?.be32()?;
-            let flags = found.find(set::FLAGS).and_then(|a| a.be32()).unwrap_or(0);
+            let flags = found.clone().find(set::FLAGS).and_then(|a| a.be32());
+            let flags = flags.unwrap_or(0);
             Some(SetHeader {
                 name,
                 key: KEY_TYPES.into_iter().find(|key| key_datatype(*key) == kind),
                 interval: flags & set::FLAG_INTERVAL != 0,
                 map: flags & set::FLAG_MAP != 0,
+                count: found.find(set::COUNT).and_then(|a| a.be32()),
             })
         },
     )
 }
 
 /// One element as it was listed.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Listed {
     key: Vec<u8>,
     flags: u32,
     verdict: Option<Verdict>,
 }
+
+/// Lists the elements of a set until the picture is whole.
+///
+/// A hash table that is being resized, as it is for a while after many elements came at once, lists some elements twice and others
+/// not at all, without a sign. So the keys must be as many as the kernel counts, or the same twice in a row where it does not.
+fn list_elements(socket: &mut Socket, header: &SetHeader) -> Result<BTreeSet<Listed>, Error> {
+    let mut before = None;
+    for _ in 0..LISTINGS {
+        let found: BTreeSet<Listed> = dump_elements(socket, header)?.into_iter().collect();
+        let keys = found
+            .iter()
+            .filter(|element| element.flags & element::FLAG_CATCH_ALL == 0);
+        let whole = match header.count {
+            _ if header.interval => true,
+            Some(count) => u32::try_from(keys.count()) == Ok(count),
+            None => before.as_ref() == Some(&found),
+        };
+        if whole {
+            return Ok(found);
+        }
+        before = Some(found);
+        std::thread::sleep(LISTING_PAUSE);
+    }
+    Err(Error::Interrupted { attempts: LISTINGS })
+}
+
+/// How often a set is listed before giving up, and how long the kernel is given in between to finish a resize.
+const LISTINGS: u32 = 50;
+const LISTING_PAUSE: Duration = Duration::from_millis(2);
 
 fn dump_elements(socket: &mut Socket, header: &SetHeader) -> Result<Vec<Listed>, Error> {
     let lists = socket.dump(

@@ -1,6 +1,11 @@
-//! One difference, one transaction.
+//! One difference as one or two transactions.
 //!
-//! Order inside: sets and chains that are new; rules; elements, removals first; at last sets, then chains, that nobody wants. So
+//! A packet takes the rules of the generation in which it entered a base chain, but looks sets up in the generation of the moment,
+//! and an interval set fills its search tree a moment after the rules that ask it are live. So a packet on its way through a commit
+//! may find a chain that is new and still empty for it, which would be Allow, or a new set that is still empty, which may be Deny.
+//! Therefore what is new and not reachable yet is committed first ([`Changes::split`]), and only then what leads to it.
+//!
+//! Order inside a transaction: sets and chains that are new; rules; elements, removals first; at last sets, then chains, that nobody wants. So
 //! every name exists before it is used and is unused before it goes, and no verdict map is full while rules are added (the kernel
 //! walks it for each).
 
@@ -62,6 +67,43 @@ impl Changes<'_> {
             let there = there.as_ref().filter(|there| !there.rules.is_empty())?;
             Some((name, there))
         })
+    }
+
+    /// What is new and can stand before anything leads to it, and the rest.
+    pub(crate) fn split(self) -> (Self, Self) {
+        let (new_chains, chains) = self.chains.upserts.into_iter().partition(
+            |(_, wanted, there): &(Name, ChainImage, Option<ChainImage>)| {
+                there.is_none() && wanted.base.is_none()
+            },
+        );
+        let (new_sets, sets) = self
+            .sets
+            .upserts
+            .into_iter()
+            .partition(|(_, _, there)| there.is_none());
+        let first = Self {
+            ruleset: self.ruleset,
+            chains: model::Changes {
+                upserts: new_chains,
+                removals: Vec::new(),
+            },
+            sets: model::Changes {
+                upserts: new_sets,
+                removals: Vec::new(),
+            },
+        };
+        let second = Self {
+            ruleset: self.ruleset,
+            chains: model::Changes {
+                upserts: chains,
+                removals: self.chains.removals,
+            },
+            sets: model::Changes {
+                upserts: sets,
+                removals: self.sets.removals,
+            },
+        };
+        (first, second)
     }
 
     /// True when a set or a base chain stands there under our name with another type: nothing in place can mend that, so the table
@@ -266,7 +308,7 @@ impl Writer {
 
     fn delete_table(&mut self) {
         self.push(Subject::Table, abi::DEL_TABLE, 0, |enc| {
-            enc.put_str(table::NAME, TABLE)
+            enc.put_str(table::NAME, TABLE);
         });
     }
 

@@ -35,7 +35,7 @@ const UDP: u8 = 17;
 const IPIP: u8 = 4;
 const ICMPV6: u8 = 58;
 
-/// ICMPv6 messages without which IPv6 does not work: multicast listener queries, reports and leaves, router solicitation,
+/// Messages of `ICMPv6` without which IPv6 does not work: multicast listener queries, reports and leaves, router solicitation,
 /// neighbour solicitation and advertisement.
 const NEIGHBOUR_DISCOVERY: [u8; 6] = [130, 131, 132, 133, 135, 136];
 
@@ -145,9 +145,17 @@ impl Builder<'_> {
             rule.when(Match::Local(Sense::Is, Locality::Destination))
                 .then(Action::NoTrack)
         }));
-        self.chain("raw_prerouting", filter(Hook::Prerouting, -300), rules);
+        self.chain(
+            "raw_prerouting",
+            Some(filter(Hook::Prerouting, -300)),
+            rules,
+        );
         let rules = untracked(self.settings).map(|rule| rule.then(Action::NoTrack));
-        self.chain("raw_output", filter(Hook::Output, -300), rules.collect());
+        self.chain(
+            "raw_output",
+            Some(filter(Hook::Output, -300)),
+            rules.collect(),
+        );
         self.chain("wl_raw", None, anti_spoofing());
     }
 
@@ -157,7 +165,7 @@ impl Builder<'_> {
         });
         rules.extend(self.of_workloads(Match::Out, |rule| rule.then(Action::Goto("wl_to".into()))));
         rules.extend(self.service_loop());
-        self.chain("forward", filter(Hook::Forward, 0), rules);
+        self.chain("forward", Some(filter(Hook::Forward, 0)), rules);
     }
 
     fn input(&mut self) {
@@ -165,7 +173,7 @@ impl Builder<'_> {
         rules.extend(
             self.of_workloads(Match::In, |rule| rule.then(Action::Goto("wl_input".into()))),
         );
-        self.chain("input", filter(Hook::Input, 0), rules);
+        self.chain("input", Some(filter(Hook::Input, 0)), rules);
     }
 
     fn workload_chains(&mut self) {
@@ -264,12 +272,12 @@ fn keys(keys: BTreeSet<Key>) -> Content {
     Content::Keys(Arc::new(keys))
 }
 
-fn filter(hook: Hook, priority: i32) -> Option<Base> {
-    Some(Base {
+const fn filter(hook: Hook, priority: i32) -> Base {
+    Base {
         kind: ChainKind::Filter,
         hook,
         priority,
-    })
+    }
 }
 
 /// What stands before every judgement of a workload's packet.
@@ -350,10 +358,10 @@ fn never_from_workloads(settings: &Settings) -> Vec<Rule> {
         drop(icmpv6(134)),
         drop(icmpv6(137)),
     ];
-    if !settings.allow_vxlan {
+    if !settings.workload_tunnels.vxlan {
         rules.push(drop(udp(Rule::new("VXLAN"), settings.vxlan_port)));
     }
-    if !settings.allow_ipip {
+    if !settings.workload_tunnels.ipip {
         rules.push(drop(
             Rule::new("IP-in-IP").when(Match::Protocol(Sense::Is, IPIP)),
         ));

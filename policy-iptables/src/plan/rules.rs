@@ -62,7 +62,7 @@ fn of_family(
         (Side::Destination, &rule.destination),
     ] {
         if let Scope::Only(ports) = &peer.ports {
-            product.times(any_port(side, family, ports, sets));
+            product.times(&any_port(side, family, ports, sets));
         }
         no_port(
             &mut product,
@@ -94,24 +94,24 @@ fn addresses(
             choices.push(vec![Match::Lookup(Sense::Is, field, ranges)]);
         }
         // In a cluster without IPv6 the rule would be dead weight on every packet.
-        product.times(if absent { Vec::new() } else { choices });
+        product.times(&if absent { Vec::new() } else { choices });
     }
     if let Scope::Only(nets) = &peer.nets {
         product.times(
-            in_nets(Sense::Is, side, family, nets, sets)
+            &in_nets(Sense::Is, side, family, nets, sets)
                 .into_iter()
                 .map(|m| vec![m])
-                .collect(),
+                .collect::<Vec<_>>(),
         );
     }
     if let Some(selector) = &peer.not_selector {
         let asked = sets.selector(selector, family);
         for set in [Some(asked.hosts), asked.ranges].into_iter().flatten() {
-            product.and(Match::Lookup(Sense::IsNot, field, set));
+            product.and(&Match::Lookup(Sense::IsNot, field, set));
         }
     }
     if let Some(outside) = in_nets(Sense::IsNot, side, family, &peer.not_nets, sets) {
-        product.and(outside);
+        product.and(&outside);
     }
 }
 
@@ -136,16 +136,16 @@ fn in_nets(
 
 fn protocol(product: &mut Product, rule: &PolicyRule) {
     if let Scope::Only(number) = rule.protocol {
-        product.and(Match::Protocol(Sense::Is, number));
+        product.and(&Match::Protocol(Sense::Is, number));
     }
     if let Some(number) = rule.not_protocol {
-        product.and(Match::Protocol(Sense::IsNot, number));
+        product.and(&Match::Protocol(Sense::IsNot, number));
     }
     if let Scope::Only(Icmp { kind, code }) = rule.icmp {
-        product.and(Match::Icmp(Sense::Is, kind, code));
+        product.and(&Match::Icmp(Sense::Is, kind, code));
     }
     if let Some(Icmp { kind, code }) = rule.not_icmp {
-        product.and(Match::Icmp(Sense::IsNot, kind, code));
+        product.and(&Match::Icmp(Sense::IsNot, kind, code));
     }
 }
 
@@ -189,10 +189,10 @@ fn no_port(
 ) {
     match ports.ranges.iter().collect::<Vec<_>>().as_slice() {
         [] => {}
-        [(first, last)] => product.and(Match::Port(Sense::IsNot, side, *first, *last)),
+        [(first, last)] => product.and(&Match::Port(Sense::IsNot, side, *first, *last)),
         _ => {
             let set = sets.ports(&ports.ranges);
-            product.and(Match::Lookup(Sense::IsNot, Field::Port(side), set));
+            product.and(&Match::Lookup(Sense::IsNot, Field::Port(side), set));
         }
     }
     let Some(family) = family else { return };
@@ -212,9 +212,9 @@ fn no_port(
         .map(|number| Match::Protocol(Sense::IsNot, number))
         .to_vec();
     match protocol {
-        Scope::Only(number) if TRANSPORTS.contains(number) => product.times(vec![with_ports]),
+        Scope::Only(number) if TRANSPORTS.contains(number) => product.times(&[with_ports]),
         Scope::Only(_) => {}
-        Scope::Any => product.times(vec![portless, with_ports]),
+        Scope::Any => product.times(&[portless, with_ports]),
     }
 }
 
@@ -231,17 +231,17 @@ impl Product {
     }
 
     /// One more test for all of them.
-    fn and(&mut self, matching: Match) {
+    fn and(&mut self, matching: &Match) {
         for alternative in &mut self.alternatives {
             alternative.push(matching.clone());
         }
     }
 
     /// One of several choices for each of them; no choice leaves nothing.
-    fn times(&mut self, choices: Vec<Conjunction>) {
+    fn times(&mut self, choices: &[Conjunction]) {
         let mut product = Vec::with_capacity(self.alternatives.len() * choices.len());
         for alternative in &self.alternatives {
-            for choice in &choices {
+            for choice in choices {
                 let mut joined = alternative.clone();
                 joined.extend(choice.iter().cloned());
                 product.push(joined);

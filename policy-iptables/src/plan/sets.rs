@@ -233,16 +233,15 @@ fn name(prefix: &str, family: Family, parts: &[&str]) -> Name {
     format!("{prefix}{}_{}", digit(family), hash(parts)).into()
 }
 
-/// 80 bits of a hash over the parts and their borders, in hexadecimal.
+/// 96 bits of a hash over the parts and their borders, in hexadecimal.
 fn hash(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.len().to_be_bytes());
         hash.update(part);
     }
-    hash.finalize()
-        .iter()
-        .take(10)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let digest: [u8; 32] = hash.finalize().into();
+    let first = digest.first_chunk().copied().map_or(0, u128::from_be_bytes);
+    // A collision would make two selectors one set, so the name is too long for anybody to find one.
+    format!("{:024x}", first >> 32)
 }

@@ -15,10 +15,8 @@ pub struct Settings {
     pub host_action: HostAction,
     /// How denied packets end.
     pub deny: DenyAction,
-    /// Workloads may send VXLAN.
-    pub allow_vxlan: bool,
-    /// Workloads may send IP-in-IP.
-    pub allow_ipip: bool,
+    /// Tunnel packets that workloads may send.
+    pub workload_tunnels: WorkloadTunnels,
     /// Packets of workloads without a place in any flow are dropped.
     pub drop_invalid: bool,
     /// UDP port that counts as VXLAN when a workload sends to it.
@@ -37,6 +35,15 @@ pub struct Settings {
     pub loops: LoopPrevention,
     /// Address translation, as `dataplane` planned it.
     pub nat: NatFacts,
+}
+
+/// Tunnel packets that workloads may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkloadTunnels {
+    /// UDP to our VXLAN port.
+    pub vxlan: bool,
+    /// IP in IP.
+    pub ipip: bool,
 }
 
 /// What follows a pod's egress policy when the destination is this host.
@@ -78,8 +85,7 @@ impl Default for Settings {
             prefixes: vec!["cali".into()],
             host_action: HostAction::Drop,
             deny: DenyAction::Drop,
-            allow_vxlan: false,
-            allow_ipip: false,
+            workload_tunnels: WorkloadTunnels::default(),
             drop_invalid: true,
             vxlan_port: 4789,
             mark: lowest_bit(MARK_MASK),
@@ -114,8 +120,10 @@ impl Settings {
                 None | Some(felix::DenyAction::Drop) => DenyAction::Drop,
                 Some(felix::DenyAction::Reject) => DenyAction::Reject,
             },
-            allow_vxlan: felix.allow_vxlan_packets_from_workloads.unwrap_or(false),
-            allow_ipip: felix.allow_ipip_packets_from_workloads.unwrap_or(false),
+            workload_tunnels: WorkloadTunnels {
+                vxlan: felix.allow_vxlan_packets_from_workloads.unwrap_or(false),
+                ipip: felix.allow_ipip_packets_from_workloads.unwrap_or(false),
+            },
             drop_invalid: !felix.disable_conntrack_invalid_check.unwrap_or(false),
             vxlan_port: felix.vxlan_port.unwrap_or(default.vxlan_port),
             mark: lowest_bit(felix.nftables_mark_mask.unwrap_or(MARK_MASK)),

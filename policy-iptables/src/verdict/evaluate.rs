@@ -212,10 +212,11 @@ impl<'a> Evaluation<'a> {
             } => {
                 (source, destination) == (67, 68)
                     || (source, destination) == (547, 546)
-                    || (destination == self.settings.vxlan_port && !self.settings.allow_vxlan)
+                    || (destination == self.settings.vxlan_port
+                        && !self.settings.workload_tunnels.vxlan)
             }
             Payload::Icmp { kind, .. } => family == Family::V6 && (kind == 134 || kind == 137),
-            Payload::Other(4) => !self.settings.allow_ipip,
+            Payload::Other(4) => !self.settings.workload_tunnels.ipip,
             Payload::Transport { .. } | Payload::Other(_) => false,
         };
         if forbidden {
@@ -398,7 +399,7 @@ impl<'a> Evaluation<'a> {
             (IpAddr::V4(_), IpAddr::V4(to)) => to.octets().first() == Some(&127) || !own,
             (IpAddr::V6(source), _) => {
                 let detection = matches!(self.packet.payload, Payload::Icmp { kind: 135, .. });
-                !own && !source.is_unicast_link_local() && !(source.is_unspecified() && detection)
+                !(own || source.is_unicast_link_local() || source.is_unspecified() && detection)
             }
             (IpAddr::V4(_), IpAddr::V6(_)) => true,
         }

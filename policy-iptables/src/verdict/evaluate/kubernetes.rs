@@ -151,7 +151,7 @@ fn is_port(world: &World, port: &NetworkPolicyPort, packet: &Packet) -> bool {
     }
     match (&port.port, port.end_port) {
         (None, None) => true,
-        (None, Some(_)) | (Some(IntOrString::String(_)), Some(_)) => false,
+        (None | Some(IntOrString::String(_)), Some(_)) => false,
         (Some(IntOrString::Int(number)), end) => {
             let last = end.unwrap_or(*number);
             let sound = *number >= 1 && *number <= last && last <= 65535;

@@ -8,7 +8,7 @@ use model::{
     AttachmentId, Event, LocalEndpoint, NamedPort, Namespace, NamespacedName, Object, Pod, PodRef,
     ServiceAccount, Transport, TunnelSource,
 };
-use policy_iptables::plan::{DenyAction, HostAction, LoopPrevention, Settings};
+use policy_iptables::plan::{DenyAction, HostAction, LoopPrevention, Settings, WorkloadTunnels};
 use policy_iptables::verdict::{Device, Locals, Packet, Payload, State};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -96,6 +96,22 @@ pub(crate) fn events(rng: &mut SmallRng, site: &Site) -> Vec<Event> {
     }
     for n in 0..rng.random_range(0..5) {
         events.push(Event::upsert(global_policy(rng, n)));
+    }
+    events
+}
+
+/// Pods with names, and nothing else: pod `n` stands at interface `n` in namespace `a`.
+pub(crate) fn pods(site: &Site) -> Vec<Event> {
+    let mut rng = rng(0);
+    let mut events = vec![Event::upsert(namespace(&mut rng, "a"))];
+    for (n, device) in site.pods.iter().enumerate() {
+        let id = PodRef::new("a", format!("pod-{n}").as_str());
+        let pod = Pod {
+            id,
+            ..pod(&mut rng, n)
+        };
+        events.push(Event::upsert(endpoint(n, device, &pod)));
+        events.push(Event::upsert(pod));
     }
     events
 }
@@ -372,11 +388,8 @@ fn rule(rng: &mut SmallRng) -> Value {
         0..3 => rule["protocol"] = json!("TCP"),
         3 | 4 => rule["protocol"] = json!(*pick(rng, &["UDP", "SCTP"])),
         5 => {
-            rule["protocol"] = pick(
-                rng,
-                &[json!("ICMP"), json!("ICMPv6"), json!(47), json!("bogus")],
-            )
-            .clone()
+            let odd = [json!("ICMP"), json!("ICMPv6"), json!(47), json!("bogus")];
+            rule["protocol"] = pick(rng, &odd).clone();
         }
         6 => rule["notProtocol"] = json!(*pick(rng, &["TCP", "UDP", "ICMP"])),
         _ => {}
@@ -493,8 +506,10 @@ pub(crate) fn settings(rng: &mut SmallRng) -> Settings {
         host_action: *pick(rng, &[HostAction::Drop, HostAction::Accept]),
         deny: DenyAction::Drop,
         loops: *pick(rng, &[LoopPrevention::Drop, LoopPrevention::Disabled]),
-        allow_vxlan: rng.random_ratio(1, 8),
-        allow_ipip: rng.random_ratio(1, 8),
+        workload_tunnels: WorkloadTunnels {
+            vxlan: rng.random_ratio(1, 8),
+            ipip: rng.random_ratio(1, 8),
+        },
         ..Settings::default()
     };
     if rng.random() {
@@ -539,6 +554,12 @@ pub(crate) fn packet(rng: &mut SmallRng, site: &Site) -> Packet {
         }
         12..15 => (None, host),
         _ => (Some(site.outside.clone()), elsewhere(rng, pods, v6)),
+    };
+    let loopback = !v6 && output.is_none() && rng.random_ratio(1, 10);
+    let destination = if loopback {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        destination
     };
     Packet {
         local: Locals {

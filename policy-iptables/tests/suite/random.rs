@@ -5,10 +5,7 @@ use policy_iptables::verdict::evaluate::evaluate;
 use policy_iptables::verdict::{Device, Outcome, State, faults, walk};
 use rand::Rng;
 
-#[path = "support/worlds.rs"]
-mod worlds;
-
-use worlds::Site;
+use crate::worlds::{self, Site};
 
 fn site() -> Site {
     let device = |index: u32, name: &str| Device {

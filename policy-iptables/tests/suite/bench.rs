@@ -1,57 +1,22 @@
-//! Reference == walker == kernel, on packets that really pass through it.
-//!
-//! Each pod is a TUN device of the namespace under test: what is written to it comes in by it, what the kernel sends out by it is
-//! read from it. Packets to the host are seen by raw sockets, which stand behind the input hook. Every packet carries a tag, so
-//! after a world's probes the set of tags that arrived is exactly the set of packets that were let through.
+//! A namespace with TUN devices for pods: what is written to one comes in by it, what the kernel sends out by it is read from it.
+//! Packets to the host are seen by raw sockets, which stand behind the input hook.
 #![expect(
-    clippy::disallowed_methods,
     unsafe_code,
-    reason = "the test sets up devices with ip and sysctl, and opens TUN devices by ioctl"
+    reason = "TUN devices are opened by ioctl, raw sockets by hand"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use netlink::{Batch, Protocol, Socket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag};
-use policy_iptables::io::Driver;
-use policy_iptables::plan::Planner;
-use policy_iptables::ruleset::Family;
-use policy_iptables::verdict::evaluate::evaluate;
-use policy_iptables::verdict::{Device, Outcome, Packet, Payload, faults, walk};
+use policy_iptables::verdict::{Device, Packet};
 
-#[path = "support/wire.rs"]
-mod wire;
-#[path = "support/worlds.rs"]
-mod worlds;
-
-use worlds::Site;
-
-const PODS: usize = 6;
-const WORLDS: u64 = 120;
-const PROBES: u32 = 210;
-
-/// True inside a namespace made for this test; otherwise says why nothing is tested.
-fn private() -> bool {
-    let namespace = |path: &str| std::fs::metadata(path).map(|meta| meta.ino()).ok();
-    let ours = namespace("/proc/self/ns/net");
-    let private = ours.is_some() && ours != namespace("/proc/1/ns/net");
-    if !private {
-        println!("SKIPPED: not in a network namespace of its own (run under `unshare -nm`)");
-        return false;
-    }
-    if !std::path::Path::new("/dev/net/tun").exists() {
-        println!("SKIPPED: no /dev/net/tun");
-        return false;
-    }
-    true
-}
+use crate::wire;
+use crate::worlds::{self, Site};
 
 fn ip(arguments: &str) {
     let output = Command::new("ip")
@@ -123,13 +88,13 @@ fn raw(family: AddressFamily, protocol: i32) -> OwnedFd {
 
 /// Where a packet arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+pub(crate) enum Place {
     Device(u32),
     Host,
 }
 
-struct Bench {
-    site: Site,
+pub(crate) struct Bench {
+    pub(crate) site: Site,
     /// Index of a device → its descriptor.
     devices: BTreeMap<u32, OwnedFd>,
     ears: Vec<OwnedFd>,
@@ -137,7 +102,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    /// Opens devices for this many pods and routes their addresses.
+    pub(crate) fn new(pods: usize) -> Self {
         sysctl("ipv4/conf/all/rp_filter", "0");
         sysctl("ipv4/conf/default/rp_filter", "0");
         sysctl("ipv4/conf/default/route_localnet", "1");
@@ -151,7 +117,7 @@ impl Bench {
             device
         };
         let site = Site {
-            pods: (0..PODS).map(|n| open(&format!("cali{n}"))).collect(),
+            pods: (0..pods).map(|n| open(&format!("cali{n}"))).collect(),
             unknown: open("caliunknown"),
             outside: open("ext0"),
         };
@@ -180,21 +146,27 @@ impl Bench {
         }
     }
 
-    fn flush_conntrack(&mut self) {
+    /// Forgets all flows.
+    pub(crate) fn flush_conntrack(&mut self) {
         const DELETE: u16 = 0x102;
         let mut batch = Batch::new();
         batch.push(DELETE, 0, |enc| enc.raw(&[0; 4]));
         self.conntrack.submit(&mut batch).unwrap();
     }
 
-    fn send(&self, packet: &Packet, tag: u32) {
+    /// Lets a packet with a tag come in.
+    pub(crate) fn send(&self, packet: &Packet, tag: u32) {
         let device = packet.input.as_ref().unwrap().index;
         let bytes = wire::forge(packet, tag);
         nix::unistd::write(&self.devices[&device], &bytes).unwrap();
     }
 
     /// Reads whatever is there; true if anything was.
-    fn collect(&self, sent: &BTreeMap<u32, Packet>, arrived: &mut BTreeSet<(u32, Place)>) -> bool {
+    pub(crate) fn collect(
+        &self,
+        sent: &BTreeMap<u32, Packet>,
+        arrived: &mut BTreeSet<(u32, Place)>,
+    ) -> bool {
         let mut buffer = [0; 2048];
         let mut any = false;
         let mut read = |fd: &OwnedFd| match nix::unistd::read(fd.as_fd(), &mut buffer) {
@@ -226,7 +198,11 @@ impl Bench {
     }
 
     /// Collects until nothing came for a while.
-    fn settle(&self, sent: &BTreeMap<u32, Packet>, arrived: &mut BTreeSet<(u32, Place)>) {
+    pub(crate) fn settle(
+        &self,
+        sent: &BTreeMap<u32, Packet>,
+        arrived: &mut BTreeSet<(u32, Place)>,
+    ) {
         let mut fds: Vec<PollFd<'_>> = self
             .devices
             .values()
@@ -237,95 +213,4 @@ impl Bench {
             self.collect(sent, arrived);
         }
     }
-}
-
-/// A probe whose answer of an earlier one does not make it part of a flow: ports are drawn anew each time, but protocols without
-/// ports are one flow per pair of addresses.
-fn is_fresh(packet: &Packet, pairs: &mut BTreeSet<(IpAddr, IpAddr, u8)>) -> bool {
-    match packet.payload {
-        Payload::Transport { .. } | Payload::Icmp { .. } => true,
-        Payload::Other(protocol) => {
-            let reverse = (packet.destination, packet.source, protocol);
-            pairs.insert((packet.source, packet.destination, protocol));
-            packet.source != packet.destination && !pairs.contains(&reverse)
-        }
-    }
-}
-
-#[test]
-fn reference_walker_and_kernel_agree() {
-    if !private() {
-        return;
-    }
-    let started = Instant::now();
-    let mut bench = Bench::new();
-    let mut driver = Driver::open().unwrap();
-    let mut planner = Planner::new();
-    let mut total: BTreeMap<(Family, bool), u32> = BTreeMap::new();
-    let mut applying = Duration::ZERO;
-    for seed in 0..WORLDS {
-        let mut rng = worlds::rng(1_000_000 + seed);
-        let events = worlds::events(&mut rng, &bench.site);
-        let mut world = model::World::new("node".into());
-        for event in &events {
-            world.apply(event.clone());
-        }
-        let settings = worlds::settings(&mut rng);
-        let plan = planner.plan(&mut world, &settings);
-        assert_eq!(faults(&plan.ruleset), Vec::<String>::new(), "seed {seed}");
-        let clock = Instant::now();
-        let applied = driver.apply(&plan.ruleset).unwrap();
-        applying += clock.elapsed();
-        assert_eq!(applied.isolated, [], "seed {seed}");
-        // The step from the world before left exactly this one: a listing finds no difference.
-        driver.forget();
-        assert_eq!(
-            driver.apply(&plan.ruleset).unwrap().messages,
-            0,
-            "seed {seed}"
-        );
-
-        bench.flush_conntrack();
-        let mut pairs = BTreeSet::new();
-        let mut sent = BTreeMap::new();
-        let mut arrived = BTreeSet::new();
-        for n in 0..PROBES {
-            let packet = worlds::packet(&mut rng, &bench.site);
-            if is_fresh(&packet, &mut pairs) {
-                bench.send(&packet, n);
-                sent.insert(n, packet);
-                bench.collect(&sent, &mut arrived);
-            }
-        }
-        bench.settle(&sent, &mut arrived);
-        for (n, packet) in &sent {
-            let walked = walk(&plan.ruleset, packet);
-            let decided = evaluate(&world, &settings, packet);
-            let place = packet
-                .output
-                .as_ref()
-                .map_or(Place::Host, |device| Place::Device(device.index));
-            let passed = arrived.contains(&(*n, place));
-            let agree =
-                walked.outcome == decided.outcome && passed == (walked.outcome == Outcome::Pass);
-            assert!(
-                agree,
-                "seed {seed} probe {n}: kernel {passed}, walker {:?}, reference {:?}\n{packet:?}\n{:#?}\n{:#?}\n{}",
-                walked.outcome,
-                decided.outcome,
-                walked.trace,
-                decided.steps,
-                worlds::describe(&events),
-            );
-            *total.entry((packet.family(), passed)).or_default() += 1;
-        }
-        // Nothing arrived where it was not sent to.
-        assert!(arrived.iter().all(|(n, _)| sent.contains_key(n)));
-    }
-    let probes: u32 = total.values().sum();
-    println!(
-        "{probes} probes in {:?}: {total:?}; {WORLDS} worlds applied in {applying:?}",
-        started.elapsed()
-    );
-    assert!(probes >= 20_000, "{probes}");
 }

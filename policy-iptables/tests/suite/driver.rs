@@ -1,0 +1,173 @@
+//! The driver against a real kernel. Runs in a network namespace of its own: see [`private`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::sync::Arc;
+
+use policy_iptables::io::{Driver, StartError};
+use policy_iptables::nft::{Image, TableFlags};
+use policy_iptables::ruleset::{
+    Action, Chain, Content, ContentKey, Key, KeyType, Match, Range, Ruleset, Sense, Verdict,
+};
+
+use crate::everything::{everything, keys, rule, set};
+use crate::namespace;
+
+fn nft(arguments: &[&str]) -> String {
+    let output = Command::new("nft").args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "nft {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn one_of_everything_loads_lists_and_is_adopted_without_a_message() {
+    if !namespace::is_private() {
+        return;
+    }
+    let ruleset = everything();
+    let mut driver = Driver::open().unwrap();
+    assert_eq!(driver.features().table, TableFlags::OwnedPersistent);
+    let applied = driver.apply(&ruleset).unwrap();
+    assert!(applied.isolated.is_empty(), "{:?}", applied.isolated);
+    assert_eq!(driver.apply(&ruleset).unwrap().messages, 0);
+    let listing = nft(&["list", "ruleset"]);
+    for text in [
+        "flags owner",
+        "chain nat_post",
+        "type nat hook postrouting priority srcnat + 10",
+        "comment \"by hand\"",
+        "elements = { 3 : jump f1",
+        "10.0.0.1 . tcp . 80",
+        "masquerade to :4790-65535 fully-random",
+        "iifname \"cali*\"",
+    ] {
+        assert!(listing.contains(text), "{text:?} is not in\n{listing}");
+    }
+    // A new driver: the table waits as an orphan, and nothing needs to be sent.
+    drop(driver);
+    let mut next = Driver::open().unwrap();
+    let applied = next.apply(&ruleset).unwrap();
+    assert_eq!(applied.messages, 0, "adoption must change nothing");
+    // And a second one beside it is refused.
+    assert!(matches!(
+        Driver::open(),
+        Err(StartError::SecondDaemon { .. })
+    ));
+}
+
+#[test]
+fn one_member_of_ten_thousand_is_one_message() {
+    if !namespace::is_private() {
+        return;
+    }
+    let with = |count: u32| {
+        let mut ruleset = everything();
+        let members = (0..count).map(|n| Key::V4(Ipv4Addr::from(0x0a00_0000 + n)));
+        ruleset
+            .sets
+            .insert("s4_a".into(), set(KeyType::V4, keys(members)));
+        ruleset
+    };
+    let mut driver = Driver::open().unwrap();
+    driver.apply(&with(10_000)).unwrap();
+    let applied = driver.apply(&with(10_001)).unwrap();
+    assert_eq!(applied.messages, 1);
+    assert!(applied.octets < 300, "{} octets", applied.octets);
+    let applied = driver.apply(&with(10_000)).unwrap();
+    assert_eq!(applied.messages, 1);
+    driver.forget();
+    assert_eq!(driver.apply(&with(10_000)).unwrap().messages, 0);
+}
+
+#[test]
+fn a_changed_rule_costs_one_delete_and_one_insert() {
+    if !namespace::is_private() {
+        return;
+    }
+    let before = everything();
+    let mut after = before.clone();
+    let chain = after.chains.get_mut("f1").unwrap();
+    chain.rules[3] = rule()
+        .when(Match::Protocol(Sense::Is, 17))
+        .then(Action::Return);
+    let mut driver = Driver::open().unwrap();
+    driver.apply(&before).unwrap();
+    assert_eq!(driver.apply(&after).unwrap().messages, 2);
+    driver.forget();
+    assert_eq!(driver.apply(&after).unwrap().messages, 0);
+    // Ranges of a set change, verdicts of a map change, a chain and a set go.
+    let mut last = after.clone();
+    let ranges = BTreeSet::from([Range::Port(5, 20), Range::Port(443, 443)]);
+    last.sets.insert(
+        "p_a".into(),
+        set(KeyType::Port, Content::Ranges(Arc::new(ranges))),
+    );
+    let entries = BTreeMap::from([(Key::Index(3), Verdict::Goto("f1".into()))]);
+    last.sets.insert(
+        "gid_out".into(),
+        set(
+            KeyType::Index,
+            Content::Verdicts {
+                entries: Arc::new(entries),
+                otherwise: Verdict::Goto("unknown".into()),
+            },
+        ),
+    );
+    last.chains.remove("nat_post");
+    last.chains
+        .get_mut("raw_prerouting")
+        .unwrap()
+        .rules
+        .remove(1);
+    last.sets.remove("src6");
+    driver.apply(&last).unwrap();
+    driver.forget();
+    let listed = driver.list().unwrap();
+    let planned = Image::of(&last, None);
+    for (name, set) in &planned.sets {
+        assert_eq!(listed.sets.get(name), Some(set), "{name}");
+    }
+    assert_eq!(listed, planned);
+    assert_eq!(driver.apply(&last).unwrap().messages, 0);
+    // And to nothing at all.
+    driver.apply(&Ruleset::default()).unwrap();
+    assert!(driver.list().unwrap().chains.is_empty());
+    assert!(driver.list().unwrap().sets.is_empty());
+}
+
+#[test]
+fn a_chain_the_kernel_refuses_is_closed_and_named_and_the_rest_stands() {
+    if !namespace::is_private() {
+        return;
+    }
+    let mut ruleset = everything();
+    let broken = vec![rule().then(Action::Jump("nowhere".into()))];
+    ruleset.chains.insert(
+        "f2".into(),
+        Chain {
+            base: None,
+            key: Some(ContentKey([7; 16])),
+            comment: "".into(),
+            rules: broken,
+        },
+    );
+    let mut driver = Driver::open().unwrap();
+    let applied = driver.apply(&ruleset).unwrap();
+    assert_eq!(applied.isolated.len(), 1);
+    assert_eq!(&*applied.isolated[0].chain, "f2");
+    let listing = nft(&["list", "ruleset"]);
+    assert!(
+        listing.contains("refused by the kernel, closed"),
+        "{listing}"
+    );
+    let ids = driver.kept_ids().unwrap();
+    assert_eq!(
+        ids.get(&ContentKey([7; 16])).map(|name| &**name),
+        Some("f2")
+    );
+}
