@@ -133,6 +133,9 @@ fn build(options: &Options, packages: &[&str]) -> Result<()> {
             command::output(&mut build, None).map(drop)
         })
     };
+    if options.bin_dir.is_some() && binaries::own("probe").is_ok() {
+        return Ok(());
+    }
     cargo(&["-p", "lab", "--bin", "probe"])?;
     if options.bin_dir.is_none() && !packages.is_empty() {
         cargo(packages)?;

@@ -84,7 +84,11 @@ impl Lab {
             entry: vec!["/routed"],
         };
         image::write(&margay, &self.run().shared().join(ARCHIVE))?;
-        self.each_node(|node| image::import(&node.machine, &format!("/run/lab/shared/{ARCHIVE}")))
+        self.each_node(|node| {
+            // What a host has from its Kubernetes packages; the container runtime itself needs the first.
+            node.machine.shell("mkdir -p /opt/cni/bin && cp /usr/lib/cni/loopback /usr/lib/cni/portmap /opt/cni/bin/")?;
+            image::import(&node.machine, &format!("/run/lab/shared/{ARCHIVE}"))
+        })
     }
 
     fn apply_margay(&self, encapsulation: Encapsulation) -> Result<()> {
@@ -109,19 +113,21 @@ impl Lab {
             "--timeout=30s",
         ])?;
         self.apply_yaml(&objects(&self.fabric.topology, encapsulation))?;
-        for (rack, node) in self
+        for rack in self
             .fabric
             .topology
-            .nodes()
-            .filter(|(rack, _)| rack.software.is_some())
+            .racks
+            .iter()
+            .filter(|rack| rack.software.is_some())
         {
-            self.kubectl(&[
-                "annotate",
-                "node",
-                &node.name,
-                &format!("projectcalico.org/ASNumber={}", rack.node_as),
-                "--overwrite",
-            ])?;
+            let annotation = format!("projectcalico.org/ASNumber={}", rack.node_as);
+            let nodes = rack.nodes.iter().map(|node| node.name.as_str());
+            let words: Vec<&str> = ["annotate", "--overwrite", "node"]
+                .into_iter()
+                .chain(nodes)
+                .chain([annotation.as_str()])
+                .collect();
+            self.kubectl(&words)?;
         }
         self.apply_yaml(&manifest).map(drop)
     }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::binaries::Binaries;
 use crate::fabric::{NodePlan, POD_POOL, Rack};
 use crate::machine::{self, Machine, Service};
+use crate::requires::LOOPBACK;
 use crate::{image, wait};
 
 /// How kube-proxy programs services.
@@ -81,8 +82,10 @@ impl Node {
     /// containerd does not start, or an image cannot be loaded.
     pub fn start_containerd(&self, archives: &[&str]) -> Result<()> {
         self.write("/etc/margay-lab-containerd.toml", &containerd_config())?;
-        self.machine
-            .shell("mkdir -p /etc/cni/net.d /opt/cni/bin /run/netns /run/containerd")?;
+        // Old versions of containerd run the loopback plugin for each sandbox; Kubernetes' node packages bring it.
+        self.machine.shell(&format!(
+            "mkdir -p /etc/cni/net.d /opt/cni/bin /run/netns /run/containerd; cp {LOOPBACK} /opt/cni/bin/"
+        ))?;
         let mut containerd = self.machine.spawn(
             "containerd",
             &["containerd", "--config", "/etc/margay-lab-containerd.toml"],
@@ -339,6 +342,8 @@ failSwapOn: false
 localStorageCapacityIsolation: false
 oomScoreAdj: 0
 resolvConf: \"\"
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
 maxPods: 250
 registryPullQPS: 0
 kubeAPIQPS: 100

@@ -22,6 +22,9 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("vtysh", "frr"),
 ];
 
+/// The plugin that containerd runs for the loopback of every sandbox.
+pub const LOOPBACK: &str = "/usr/lib/cni/loopback";
+
 /// Checks everything.
 ///
 /// # Errors
@@ -50,6 +53,11 @@ pub fn missing() -> Vec<String> {
                 "no program {program}: apt-get install {package} (`make deps` does)"
             ));
         }
+    }
+    if !std::path::Path::new(LOOPBACK).is_file() {
+        lines.push(format!(
+            "no file {LOOPBACK}: apt-get install containernetworking-plugins (`make deps` does)"
+        ));
     }
     let file_systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if !file_systems.lines().any(|line| line.ends_with("overlay")) {

@@ -32,7 +32,7 @@ pub fn subnet(index: usize) -> String {
 pub fn install(lab: &Lab) -> Result<()> {
     for (index, node) in lab.nodes().iter().enumerate() {
         node.machine.shell(&format!(
-            "cp {PLUGINS}/ptp {PLUGINS}/host-local {PLUGINS}/loopback /opt/cni/bin/"
+            "cp {PLUGINS}/ptp {PLUGINS}/host-local /opt/cni/bin/"
         ))?;
         route(lab, index, &node.rack, node.address())?;
         node.write(
