@@ -96,8 +96,8 @@ pub struct RunArgs {
     /// Where the host's `/opt/cni/bin` and `/etc/cni/net.d` are seen from here.
     #[arg(long, env = "MARGAY_HOST_ROOT", default_value = "/")]
     pub host_root: PathBuf,
-    /// Where a writable `/proc/sys/net` is seen from here.
-    #[arg(long, env = "MARGAY_SYSCTL_ROOT", default_value = "/proc/sys/net")]
+    /// Where a `/proc/sys` whose `net` can be written is seen from here.
+    #[arg(long, env = "MARGAY_SYSCTL_ROOT", default_value = "/proc/sys")]
     pub sysctl_root: PathBuf,
     /// The plugin binary to install on the host.
     #[arg(long, env = "MARGAY_PLUGIN", default_value = "/margay")]

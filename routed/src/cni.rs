@@ -89,7 +89,7 @@ pub struct CniDeps {
     pub run_dir: PathBuf,
     /// Where the host's root is seen.
     pub host_root: PathBuf,
-    /// Where a writable `/proc/sys/net` is seen.
+    /// Where a writable `/proc/sys` is seen.
     pub sysctl_root: PathBuf,
     /// The plugin's binary in our image.
     pub plugin: PathBuf,

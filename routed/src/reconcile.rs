@@ -165,6 +165,10 @@ impl Reconciler {
                 self.kernel.changed(&changed);
                 self.metrics.repairs.get_or_create(&crate::metrics::DomainLabel { domain: "routes" }).inc();
                 self.dirty |= Dirty::ROUTES;
+                if changed.host {
+                    // Own addresses and on-link peers are read from the host.
+                    self.dirty |= Dirty::PEERING;
+                }
             }
             Request::Learnt(routes) => {
                 if self.kernel.learnt(routes) {

@@ -1,5 +1,8 @@
 //! Each guard of the walls bites: a copy of the workspace with one sin in it does not pass.
-#![expect(clippy::disallowed_methods, reason = "guards are programs: cargo, clippy, cargo-deny; the copy is made of files")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "guards are programs: cargo, clippy, cargo-deny; the copy is made of files"
+)]
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,17 +15,35 @@ struct Copy {
 }
 
 const CRATES: [&str; 10] = [
-    "api", "model", "ipam", "bgp", "netlink", "dataplane", "policy-iptables", "cni-plugin", "routed", "tests",
+    "api",
+    "model",
+    "ipam",
+    "bgp",
+    "netlink",
+    "dataplane",
+    "policy-iptables",
+    "cni-plugin",
+    "routed",
+    "tests",
 ];
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 impl Copy {
     fn with(sinner: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
-        for file in ["Cargo.toml", "Cargo.lock", "clippy.toml", "deny.toml", "rust-toolchain.toml"] {
+        for file in [
+            "Cargo.toml",
+            "Cargo.lock",
+            "clippy.toml",
+            "deny.toml",
+            "rust-toolchain.toml",
+        ] {
             fs::copy(workspace().join(file), root.path().join(file)).unwrap();
         }
         for name in CRATES {
@@ -77,7 +98,10 @@ fn refused(output: &Output, because: &str) {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(!output.status.success(), "the guard let it pass:\n{text}");
-    assert!(text.contains(because), "refused, but not because of {because:?}:\n{text}");
+    assert!(
+        text.contains(because),
+        "refused, but not because of {because:?}:\n{text}"
+    );
 }
 
 #[test]
@@ -103,7 +127,16 @@ fn a_banned_call_fails_clippy_with_its_reason() {
         "netlink/src/lib.rs",
         "/// Reads the clock where none may be read.\npub fn now() -> std::time::Instant { std::time::Instant::now() }",
     );
-    let output = copy.cargo(&["clippy", "--offline", "-p", "netlink", "--no-deps", "--", "-D", "warnings"]);
+    let output = copy.cargo(&[
+        "clippy",
+        "--offline",
+        "-p",
+        "netlink",
+        "--no-deps",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     refused(&output, "time is an argument");
 }
 
@@ -114,7 +147,16 @@ fn an_unbounded_channel_fails_clippy() {
         "netlink/src/lib.rs",
         "/// Makes a channel that grows without end.\npub fn channel() -> usize { let (tx, rx) = tokio::sync::mpsc::unbounded_channel::<u8>(); drop((tx, rx)); 0 }",
     );
-    let output = copy.cargo(&["clippy", "--offline", "-p", "netlink", "--no-deps", "--", "-D", "warnings"]);
+    let output = copy.cargo(&[
+        "clippy",
+        "--offline",
+        "-p",
+        "netlink",
+        "--no-deps",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     refused(&output, "no unbounded channel");
 }
 
@@ -125,7 +167,16 @@ fn an_unwrap_outside_tests_fails_clippy() {
         "netlink/src/lib.rs",
         "/// Panics on bad input.\npub fn number(text: &str) -> u8 { text.parse().unwrap() }",
     );
-    let output = copy.cargo(&["clippy", "--offline", "-p", "netlink", "--no-deps", "--", "-D", "warnings"]);
+    let output = copy.cargo(&[
+        "clippy",
+        "--offline",
+        "-p",
+        "netlink",
+        "--no-deps",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     refused(&output, "unwrap");
 }
 
@@ -134,7 +185,14 @@ fn a_crate_that_reaches_over_a_wall_fails_the_dependency_check() {
     let copy = Copy::with("model");
     let manifest = copy.root.path().join("model/Cargo.toml");
     let text = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, text.replace("[dependencies]", "[dependencies]\nrtnetlink.workspace = true")).unwrap();
+    fs::write(
+        &manifest,
+        text.replace(
+            "[dependencies]",
+            "[dependencies]\nrtnetlink.workspace = true",
+        ),
+    )
+    .unwrap();
     let output = copy.cargo(&["deny", "--offline", "check", "bans"]);
     refused(&output, "rtnetlink");
 }

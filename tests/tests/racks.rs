@@ -28,11 +28,18 @@ fn twelve_pods(encapsulation: Encapsulation) -> (Lab, Vec<Pod>) {
     let lab = Lab::two_racks().unwrap();
     lab.install_margay_with(encapsulation).unwrap();
     lab.wait_bgp(MINUTE).unwrap();
-    lab.apply_yaml(&deployment("default", "echo", 12, &[])).unwrap();
-    lab.wait_rollout("default", "deployment/echo", MINUTE).map_err(|error| error.context(lab.margay_logs(20))).unwrap();
+    lab.apply_yaml(&deployment("default", "echo", 12, &[]))
+        .unwrap();
+    lab.wait_rollout("default", "deployment/echo", MINUTE)
+        .map_err(|error| error.context(lab.margay_logs(20)))
+        .unwrap();
     let pods = lab.pods("default", "app=echo").unwrap();
     let nodes: BTreeSet<&str> = pods.iter().map(|pod| pod.node.as_str()).collect();
-    assert_eq!((pods.len(), nodes.len()), (12, 4), "twelve pods on four nodes");
+    assert_eq!(
+        (pods.len(), nodes.len()),
+        (12, 4),
+        "twelve pods on four nodes"
+    );
     (lab, pods)
 }
 
@@ -43,7 +50,12 @@ fn on<'a>(pods: &'a [Pod], node: &str) -> &'a Pod {
 fn everybody_reaches_everybody(lab: &Lab, pods: &[Pod]) {
     let matrix = Matrix::measure(lab, pods, 80).unwrap();
     let all = matrix.cells.iter().flatten().all(|answered| *answered);
-    assert!(all, "\n{}\n{}", matrix.render(None, false), lab.margay_logs(20));
+    assert!(
+        all,
+        "\n{}\n{}",
+        matrix.render(None, false),
+        lab.margay_logs(20)
+    );
 }
 
 /// Packets seen on the node's uplink while one pod talks to another.
@@ -51,7 +63,12 @@ fn seen_between(lab: &Lab, from: &Pod, to: &Pod, filter: &str) -> usize {
     let node = lab.node(&from.node);
     let capture = Capture::start(&node.machine, "eth0", filter).unwrap();
     let target = format!("{}:80", to.address);
-    lab.exec_in_pod("default", &from.name, &["/run/tools/probe", "dial", "http", &target]).unwrap();
+    lab.exec_in_pod(
+        "default",
+        &from.name,
+        &["/run/tools/probe", "dial", "http", &target],
+    )
+    .unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let lines = capture.finish().unwrap();
     lines.lines().filter(|line| line.contains(" > ")).count()
@@ -60,16 +77,26 @@ fn seen_between(lab: &Lab, from: &Pod, to: &Pod, filter: &str) -> usize {
 fn services_answer_in_both_modes(lab: &Lab, pods: &[Pod]) {
     lab.apply_yaml("apiVersion: v1\nkind: Service\nmetadata: {name: echo, namespace: default}\nspec: {selector: {app: echo}, ports: [{port: 8080, targetPort: 80}]}\n")
         .unwrap();
-    let address = lab.kubectl(&["get", "service", "echo", "-o=jsonpath={.spec.clusterIP}"]).unwrap();
+    let address = lab
+        .kubectl(&["get", "service", "echo", "-o=jsonpath={.spec.clusterIP}"])
+        .unwrap();
     let target = format!("{address}:8080");
     for mode in [ProxyMode::Nftables, ProxyMode::Iptables] {
         lab.each_node(|node| node.start_proxy(mode)).unwrap();
         for node in ["a1", "b2"] {
             let pod = on(pods, node);
-            lab.wait_for(&format!("the service to answer {node} in mode {mode:?}"), MINUTE, || {
-                let answer = lab.exec_in_pod("default", &pod.name, &["/run/tools/probe", "dial", "http", &target])?;
-                Ok(answer.starts_with("echo-"))
-            })
+            lab.wait_for(
+                &format!("the service to answer {node} in mode {mode:?}"),
+                MINUTE,
+                || {
+                    let answer = lab.exec_in_pod(
+                        "default",
+                        &pod.name,
+                        &["/run/tools/probe", "dial", "http", &target],
+                    )?;
+                    Ok(answer.starts_with("echo-"))
+                },
+            )
             .unwrap();
         }
     }
@@ -88,18 +115,48 @@ fn racks_are_joined_by_routes_learnt_from_bird_and_frr() {
         let tor = lab.fabric.tor(rack).unwrap();
         let routes = tor.pod_routes().unwrap();
         let blocks = routes.lines().filter(|line| line.contains("/26")).count();
-        assert!(blocks >= 4, "router of rack {rack} knows {blocks} blocks:\n{routes}");
+        assert!(
+            blocks >= 4,
+            "router of rack {rack} knows {blocks} blocks:\n{routes}"
+        );
     }
     for node in ["a1", "b1"] {
-        let routes = lab.node(node).exec(&["ip", "route", "show", "proto", "81"]).unwrap();
+        let routes = lab
+            .node(node)
+            .exec(&["ip", "route", "show", "proto", "81"])
+            .unwrap();
         let learnt = routes.lines().filter(|line| line.contains("/26")).count();
-        assert!(learnt >= 3, "{node} learnt {learnt} blocks by BGP:\n{routes}");
+        assert!(
+            learnt >= 3,
+            "{node} learnt {learnt} blocks by BGP:\n{routes}"
+        );
     }
-    assert_eq!(seen_between(&lab, from, to, VXLAN), 0, "a native pool is never encapsulated");
+    assert_eq!(
+        seen_between(&lab, from, to, VXLAN),
+        0,
+        "a native pool is never encapsulated"
+    );
     let plain = format!("host {} and tcp port 80", to.address);
-    assert!(seen_between(&lab, from, to, &plain) > 0, "packets travel as the pod sent them");
-    let peers = lab.kubectl(&["-n", "margay-system", "exec", "ds/margay", "--", "/routed", "bgp", "peers"]).unwrap();
-    assert!(peers.contains("Established") && peers.contains("safe"), "{peers}");
+    assert!(
+        seen_between(&lab, from, to, &plain) > 0,
+        "packets travel as the pod sent them"
+    );
+    let peers = lab
+        .kubectl(&[
+            "-n",
+            "margay-system",
+            "exec",
+            "ds/margay",
+            "--",
+            "/routed",
+            "bgp",
+            "peers",
+        ])
+        .unwrap();
+    assert!(
+        peers.contains("Established") && peers.contains("safe"),
+        "{peers}"
+    );
     services_answer_in_both_modes(&lab, &pods);
 }
 
@@ -111,16 +168,34 @@ fn a_cross_subnet_pool_is_plain_inside_a_rack_and_vxlan_between_racks() {
     let (lab, pods) = twelve_pods(Encapsulation::VxlanCrossSubnet);
     everybody_reaches_everybody(&lab, &pods);
     let from = on(&pods, "a1");
-    assert_eq!(seen_between(&lab, from, on(&pods, "a2"), VXLAN), 0, "inside a rack nothing is encapsulated");
-    assert!(seen_between(&lab, from, on(&pods, "b1"), VXLAN) > 0, "between racks it is");
+    assert_eq!(
+        seen_between(&lab, from, on(&pods, "a2"), VXLAN),
+        0,
+        "inside a rack nothing is encapsulated"
+    );
+    assert!(
+        seen_between(&lab, from, on(&pods, "b1"), VXLAN) > 0,
+        "between racks it is"
+    );
     for rack in ["a", "b"] {
         let routes = lab.fabric.tor(rack).unwrap().pod_routes().unwrap();
-        assert!(routes.contains("/26"), "the router of rack {rack} still learns blocks:\n{routes}");
+        assert!(
+            routes.contains("/26"),
+            "the router of rack {rack} still learns blocks:\n{routes}"
+        );
     }
     // Switched live: Always encapsulates inside the rack too, Never nowhere.
     for (mode, inside, between) in [("Always", true, true), ("Never", false, false)] {
         let patch = format!("{{\"spec\":{{\"vxlanMode\":\"{mode}\"}}}}");
-        lab.kubectl(&["patch", "ippool", "default-ipv4-ippool", "--type=merge", "-p", &patch]).unwrap();
+        lab.kubectl(&[
+            "patch",
+            "ippool",
+            "default-ipv4-ippool",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])
+        .unwrap();
         for (to, encapsulated) in [("a2", inside), ("b1", between)] {
             lab.wait_for(&format!("vxlanMode {mode} from a1 to {to}"), MINUTE, || {
                 Ok((seen_between(&lab, from, on(&pods, to), VXLAN) > 0) == encapsulated)
@@ -138,11 +213,18 @@ fn outside_sees_the_node(lab: &Lab, from: &Pod) {
     let capture = Capture::start(&node.machine, "eth0", "udp port 9").unwrap();
     let target = format!("{}:9", lab::fabric::CONTROL);
     // Nobody answers there; what counts is the source on the wire.
-    let _ = lab.exec_in_pod("default", &from.name, &["/run/tools/probe", "dial", "udp", &target]);
+    let _ = lab.exec_in_pod(
+        "default",
+        &from.name,
+        &["/run/tools/probe", "dial", "udp", &target],
+    );
     std::thread::sleep(Duration::from_millis(300));
     let lines = capture.finish().unwrap();
     assert!(lines.contains(&format!("{}.", node.address())), "{lines}");
-    assert!(!lines.contains(&format!("{}.", from.address)), "the pod's own address left the pools:\n{lines}");
+    assert!(
+        !lines.contains(&format!("{}.", from.address)),
+        "the pod's own address left the pools:\n{lines}"
+    );
 }
 
 const POLICY: &str = "apiVersion: projectcalico.org/v3
@@ -166,27 +248,46 @@ spec:
 ";
 
 fn policies_take_effect_within_a_second(lab: &Lab) {
-    lab.apply_yaml(&deployment("default", "web", 2, &[])).unwrap();
-    lab.apply_yaml(&deployment("default", "database", 2, &[3306])).unwrap();
+    lab.apply_yaml(&deployment("default", "web", 2, &[]))
+        .unwrap();
+    lab.apply_yaml(&deployment("default", "database", 2, &[3306]))
+        .unwrap();
     for tier in ["web", "database"] {
-        lab.wait_rollout("default", &format!("deployment/{tier}"), MINUTE).unwrap();
+        lab.wait_rollout("default", &format!("deployment/{tier}"), MINUTE)
+            .unwrap();
     }
     let mut pods = lab.pods("default", "app in (web, database)").unwrap();
     pods.sort_by(|a, b| b.name.cmp(&a.name));
     let (web, database) = (first(&pods, "web"), first(&pods, "database"));
     let before = Matrix::measure(lab, &pods, 3306).unwrap();
-    let closed = || !dials(lab, web, database, 80) && !dials(lab, database, web, 80) && dials(lab, web, database, 3306);
+    let closed = || {
+        !dials(lab, web, database, 80)
+            && !dials(lab, database, web, 80)
+            && dials(lab, web, database, 3306)
+    };
     let open = || dials(lab, web, database, 80) && dials(lab, database, web, 80);
     assert!(open(), "without a policy everything is allowed");
     lab.apply_yaml(POLICY).unwrap();
     let took = until(closed);
-    assert!(took < Duration::from_secs(1), "the policy took {took:?} to hold");
+    assert!(
+        took < Duration::from_secs(1),
+        "the policy took {took:?} to hold"
+    );
     let with = Matrix::measure(lab, &pods, 3306).unwrap();
     assert!(with.changed(&before) > 0 || with.reaches(&web.name, &database.name) == Some(true));
-    assert_eq!(with.reaches(&web.name, &database.name), Some(true), "\n{}", with.render(Some(&before), false));
-    lab.delete_yaml(POLICY.split("---\n").last().unwrap()).unwrap();
+    assert_eq!(
+        with.reaches(&web.name, &database.name),
+        Some(true),
+        "\n{}",
+        with.render(Some(&before), false)
+    );
+    lab.delete_yaml(POLICY.split("---\n").last().unwrap())
+        .unwrap();
     let took = until(open);
-    assert!(took < Duration::from_secs(1), "its deletion took {took:?} to hold");
+    assert!(
+        took < Duration::from_secs(1),
+        "its deletion took {took:?} to hold"
+    );
     a_bad_selector_is_reported_and_allows_nothing(lab, web, database);
 }
 
@@ -202,7 +303,10 @@ fn a_bad_selector_is_reported_and_allows_nothing(lab: &Lab, web: &Pod, database:
         Ok(status.starts_with("False") && status.contains("spec.ingress[0].source.selector"))
     })
     .unwrap();
-    assert!(!dials(lab, web, database, 80), "a rule that cannot be read allows nothing");
+    assert!(
+        !dials(lab, web, database, 80),
+        "a rule that cannot be read allows nothing"
+    );
     lab.delete_yaml(&format!("{deny}---\n{bad}")).unwrap();
 }
 
@@ -212,7 +316,12 @@ fn first<'a>(pods: &'a [Pod], name: &str) -> &'a Pod {
 
 fn dials(lab: &Lab, from: &Pod, to: &Pod, port: u16) -> bool {
     let target = format!("{}:{port}", to.address);
-    lab.exec_in_pod("default", &from.name, &["/run/tools/probe", "dial", "http", &target, "--timeout", "300"]).is_ok()
+    lab.exec_in_pod(
+        "default",
+        &from.name,
+        &["/run/tools/probe", "dial", "http", &target, "300"],
+    )
+    .is_ok()
 }
 
 /// Time until a condition holds; a minute if it never does.

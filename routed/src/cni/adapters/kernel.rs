@@ -30,7 +30,7 @@ pub struct Links {
 }
 
 impl Links {
-    /// Opens what is needed; `sysctl_root` is where a writable `/proc/sys/net` is seen.
+    /// Opens what is needed; `sysctl_root` is where a writable `/proc/sys` is seen.
     ///
     /// # Errors
     /// See [`OpenError`].
