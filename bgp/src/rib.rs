@@ -13,6 +13,8 @@ mod log;
 mod next_hop;
 mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use decision::{Ineligible, Preference, Rules};
 pub use log::Cursor;

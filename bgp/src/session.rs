@@ -28,3 +28,6 @@ pub use output::{Action, Batch, Outbox, RouteUpdate};
 #[cfg(feature = "io")]
 pub(crate) use send::WINDOW_CHUNKS;
 pub use state::{ConnId, DownReason, SessionGen, State};
+
+#[cfg(test)]
+mod tests;

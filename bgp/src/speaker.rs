@@ -17,6 +17,8 @@ mod output;
 mod plan;
 mod settings;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use desired::{
     ConnectMode, Desired, Global, GracefulRestart, HoldTime, Hops, MaxPrefixes, NextHopMode,

@@ -52,18 +52,15 @@ impl Interner {
             count: 1,
             set: Some(AttrSet::from_canonical(octets)),
         };
-        let index = match self.free.pop() {
-            Some(index) => {
-                if let Some(place) = self.slots.get_mut(index as usize) {
-                    *place = slot;
-                }
-                index
+        let index = if let Some(index) = self.free.pop() {
+            if let Some(place) = self.slots.get_mut(index as usize) {
+                *place = slot;
             }
-            None => {
-                self.slots.push(slot);
-                u32::try_from(self.slots.len() - 1)
-                    .expect("fewer than 2^32 attribute sets fit into memory")
-            }
+            index
+        } else {
+            self.slots.push(slot);
+            u32::try_from(self.slots.len() - 1)
+                .expect("fewer than 2^32 attribute sets fit into memory")
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.index.insert_unique(hash, index, |index| {

@@ -9,11 +9,11 @@ use crate::wire::attribute::{self, code};
 
 /// Bits of [`Header::flags`].
 pub mod flags {
-    /// NO_EXPORT or NO_EXPORT_SUBCONFED is among the communities.
+    /// `NO_EXPORT` or `NO_EXPORT_SUBCONFED` is among the communities.
     pub const NO_EXPORT: u8 = 1;
-    /// NO_ADVERTISE is among the communities.
+    /// `NO_ADVERTISE` is among the communities.
     pub const NO_ADVERTISE: u8 = 2;
-    /// GRACEFUL_SHUTDOWN is among the communities.
+    /// `GRACEFUL_SHUTDOWN` is among the communities.
     pub const GRACEFUL_SHUTDOWN: u8 = 4;
     /// MED is present.
     pub const MED: u8 = 8;
@@ -64,7 +64,7 @@ impl Header {
         let mut value = Reader::new(octets);
         match code {
             code::ORIGIN => {
-                self.origin = value.u8().and_then(Origin::from_code).unwrap_or_default()
+                self.origin = value.u8().and_then(Origin::from_code).unwrap_or_default();
             }
             code::AS_PATH => self.read_path(value),
             code::MED => {

@@ -296,7 +296,7 @@ impl Driver {
                     .handle(Input::ConnectFailed { conn, error }, now);
             }
             ConnEvent::Received(conn, octets) => {
-                self.speaker.handle(Input::Received { conn, octets }, now)
+                self.speaker.handle(Input::Received { conn, octets }, now);
             }
             ConnEvent::Sent(conn, octets) => self.speaker.handle(Input::Sent { conn, octets }, now),
             ConnEvent::Closed(conn, error) => {
@@ -378,7 +378,7 @@ impl Driver {
         match command {
             Command::Plan(desired, reply) => drop(reply.send(self.speaker.plan(&desired))),
             Command::Reconcile(desired, reply) => {
-                drop(reply.send(self.speaker.reconcile(*desired, now)))
+                drop(reply.send(self.speaker.reconcile(*desired, now)));
             }
             Command::Originate(diff, reply) => {
                 self.speaker.originate(diff, now);
@@ -474,7 +474,7 @@ fn log(event: &Event) {
             tracing::warn!(%peer, %reason, retained = !retained.is_empty(), "session down");
         }
         Event::Refused { peer, reason } => {
-            tracing::debug!(%peer, %reason, "session not established")
+            tracing::debug!(%peer, %reason, "session not established");
         }
         Event::EndOfRib { peer, family } => tracing::debug!(%peer, %family, "end of rib"),
         Event::StaleSwept {

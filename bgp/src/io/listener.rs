@@ -78,7 +78,9 @@ mod tests {
         let six = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
         match six {
             Ok(six) => assert_eq!(six.local_addr().unwrap().port(), port),
-            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => println!("skipped: no IPv6 here"),
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                println!("skipped: no IPv6 here")
+            }
             Err(error) => panic!("{error}"),
         }
     }

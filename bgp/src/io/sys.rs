@@ -16,6 +16,10 @@ use crate::speaker::{Password, Ttl};
 /// DSCP CS6, "network control" (RFC 4594 §3.1), in the octet it shares with ECN.
 const NETWORK_CONTROL: c_int = 0xC0;
 
+/// Address families as they stand in a socket address.
+const AF_INET: libc::sa_family_t = 2;
+const AF_INET6: libc::sa_family_t = 10;
+
 const TCP_MD5SIG_EXT: c_int = 32;
 const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
 
@@ -116,7 +120,7 @@ fn socket_address(address: IpAddr) -> libc::sockaddr_storage {
     match address {
         IpAddr::V4(address) => {
             let v4 = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_family: AF_INET,
                 sin_port: 0,
                 sin_addr: libc::in_addr {
                     s_addr: u32::from_ne_bytes(address.octets()),
@@ -128,7 +132,7 @@ fn socket_address(address: IpAddr) -> libc::sockaddr_storage {
         }
         IpAddr::V6(address) => {
             let v6 = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_family: AF_INET6,
                 sin6_port: 0,
                 sin6_flowinfo: 0,
                 sin6_addr: libc::in6_addr {

@@ -78,20 +78,17 @@ impl Bundle {
                 .filter(|bucket| bucket.exported.is_some())
                 .ok_or(Withheld::NoNextHop)
         });
-        match announced {
-            Ok(bucket) => {
-                bucket.prefixes.push(dest.prefix);
-                if told {
-                    bucket.told.push(dest.prefix);
-                }
-                true
+        if let Ok(bucket) = announced {
+            bucket.prefixes.push(dest.prefix);
+            if told {
+                bucket.told.push(dest.prefix);
             }
-            Err(_) => {
-                if told {
-                    self.withdrawn.push(dest.prefix);
-                }
-                false
+            true
+        } else {
+            if told {
+                self.withdrawn.push(dest.prefix);
             }
+            false
         }
     }
 

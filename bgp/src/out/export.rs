@@ -173,16 +173,12 @@ impl<'a> Exporter<'a> {
             .filter(|address| !address.is_unspecified());
         let local = path.peer == PeerId::LOCAL;
         let own = self.key.own_address;
+        let external = self.key.class == Class::External;
         let chosen = match self.key.next_hop {
             NextHopMode::Explicit(address) => Some(address),
             NextHopMode::OwnAddress => own,
-            NextHopMode::Keep => received.or(own),
-            NextHopMode::Auto
-                if self.key.class == Class::External && !(local && received.is_some()) =>
-            {
-                own
-            }
-            NextHopMode::Auto => received.or(own),
+            NextHopMode::Auto if external && !(local && received.is_some()) => own,
+            NextHopMode::Auto | NextHopMode::Keep => received.or(own),
         };
         let reflected = !local && !source.external && self.key.class != Class::External;
         // A reflector must not change the next hop of what it reflects (RFC 4456 §10).

@@ -111,9 +111,12 @@ impl<'a> Facts<'a> {
     /// Neighbours of one system side by side, the best of each first; ineligible paths last.
     fn rank(&self, a: &Path, b: &Path) -> Ordering {
         let bad = |path: &Path| self.ineligible(path).is_some();
-        let neighbour = |path: &Path| match self.rules.always_compare_med {
-            true => None,
-            false => self.attributes.get(path.attributes).header().neighbour,
+        let neighbour = |path: &Path| {
+            if self.rules.always_compare_med {
+                None
+            } else {
+                self.attributes.get(path.attributes).header().neighbour
+            }
         };
         bad(a)
             .cmp(&bad(b))
@@ -126,9 +129,8 @@ impl<'a> Facts<'a> {
         let mut winner: Option<(usize, &Path)> = None;
         for (index, path) in eligible.iter().enumerate() {
             let better = winner.is_none_or(|(_, best)| {
-                let neighbour =
-                    |path: &Path| self.attributes.get(path.attributes).header().neighbour;
-                let med = self.rules.always_compare_med || neighbour(best) == neighbour(path);
+                let med =
+                    self.rules.always_compare_med || self.neighbour(best) == self.neighbour(path);
                 self.compare(path, best, med) == Ordering::Less
             });
             if better {
@@ -138,7 +140,8 @@ impl<'a> Facts<'a> {
         winner.map(|(index, _)| index)
     }
 
-    /// Moves paths equal to the first behind it; how many are used in all.
+    /// Moves paths equal to the first behind it; how many are used in all. A path that lost within its own neighbour
+    /// system (by MED) is not used, even if it ties with a best path of another system.
     fn gather_equals(&self, paths: &mut [Path], eligible: usize) -> usize {
         let most = self.rules.multipath.clamp(1, 64);
         let mut used = 1;
@@ -146,7 +149,14 @@ impl<'a> Facts<'a> {
             let (Some(best), Some(path)) = (paths.first(), paths.get(index)) else {
                 break;
             };
-            if used < most && self.equal(best, path) {
+            // Groups are contiguous and ordered, so the first of the same system seen so far is its winner.
+            let system = self.neighbour(path);
+            let earlier = paths.get(..index).unwrap_or_default();
+            let winner = earlier
+                .iter()
+                .find(|earlier| self.neighbour(earlier) == system);
+            let won = winner.is_none_or(|winner| self.equal(winner, path));
+            if used < most && won && self.equal(best, path) {
                 if let Some(part) = paths.get_mut(used..=index) {
                     part.rotate_right(1);
                 }
@@ -154,6 +164,10 @@ impl<'a> Facts<'a> {
             }
         }
         used
+    }
+
+    fn neighbour(&self, path: &Path) -> Option<crate::Asn> {
+        self.attributes.get(path.attributes).header().neighbour
     }
 
     fn equal(&self, best: &Path, other: &Path) -> bool {

@@ -159,17 +159,14 @@ impl Table {
             best_changed: u64::MAX,
             live: true,
         };
-        let index = match self.free.pop() {
-            Some(index) => {
-                if let Some(place) = self.dests.get_mut(index as usize) {
-                    *place = dest;
-                }
-                index
+        let index = if let Some(index) = self.free.pop() {
+            if let Some(place) = self.dests.get_mut(index as usize) {
+                *place = dest;
             }
-            None => {
-                self.dests.push(dest);
-                self.end() - 1
-            }
+            index
+        } else {
+            self.dests.push(dest);
+            self.end() - 1
         };
         let (dests, hasher) = (&self.dests, &self.hasher);
         let rehash = |index: &u32| {

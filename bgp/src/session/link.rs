@@ -12,9 +12,9 @@ use super::{ConnId, State};
 use crate::wire::message;
 
 /// Hold time until both sides agreed (RFC 4271 §8.2.2: "a large value", 4 minutes suggested).
-pub(super) const OPEN_HOLD: Duration = Duration::from_secs(240);
+pub(super) const OPEN_HOLD: Duration = Duration::from_mins(4);
 /// Shortest send hold time (RFC 9687 §4).
-const SEND_HOLD: Duration = Duration::from_secs(8 * 60);
+const SEND_HOLD: Duration = Duration::from_mins(8);
 
 /// Who opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A connection in OpenSent; the caller sends the OPEN.
+    /// A connection in `OpenSent`; the caller sends the OPEN.
     pub(super) fn new(
         conn: ConnId,
         direction: Direction,
@@ -89,7 +89,7 @@ impl Link {
         }
     }
 
-    /// Enters OpenConfirm: agreed timers begin.
+    /// Enters `OpenConfirm`: agreed timers begin.
     pub(super) fn confirm(
         &mut self,
         negotiated: Negotiated,

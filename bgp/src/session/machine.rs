@@ -2,6 +2,7 @@
 
 mod receive;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +17,9 @@ use super::link::{Direction, Link, Phase};
 use super::negotiate::Negotiated;
 use super::output::{Action, Outbox};
 use super::{ConnId, DownReason, SessionConfig, SessionGen, State};
+use crate::FamilySet;
 use crate::speaker::{ConnectMode, ConnectRequest};
-use crate::wire::{Notification, cease, message, refresh};
-use crate::{Family, FamilySet};
+use crate::wire::{Notification, cease, message};
 
 /// From this age on, a further call of a restart-capable peer means that it restarted (RFC 4724 §4.2); before, it is
 /// the other half of a collision.
@@ -158,22 +159,11 @@ impl Session {
         }
     }
 
-    /// Drops what is queued and not yet under way.
-    pub fn clear_queue(&mut self) {
-        if let Some(link) = self.established_link() {
-            link.send.clear();
-        }
-    }
-
-    /// Asks the peer for its routes; whether it can be asked.
-    pub fn request_refresh(&mut self, family: Family, now: Instant, out: &mut Outbox) -> bool {
-        let able = self
-            .established()
-            .is_some_and(|agreed| agreed.route_refresh && agreed.families.contains(family));
-        if able {
-            self.send(Bytes::from(refresh::encode(family)), now, out);
-        }
-        able
+    /// Takes back what is queued and not yet under way.
+    pub fn take_back(&mut self) -> VecDeque<Bytes> {
+        self.established_link()
+            .map(|link| link.send.take_back())
+            .unwrap_or_default()
     }
 
     /// Takes in what happened.

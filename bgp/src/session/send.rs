@@ -70,14 +70,14 @@ impl SendQueue {
 
     /// Sends a last message whatever is in flight; the queue is dropped.
     pub(super) fn push_last(&mut self, octets: Bytes, now: Instant, out: &mut Outbox) {
-        self.clear();
+        self.take_back();
         self.emit(octets, now, out);
     }
 
-    /// Drops what is queued behind the window.
-    pub(super) fn clear(&mut self) {
-        self.queue.clear();
+    /// Takes back what is queued behind the window.
+    pub(super) fn take_back(&mut self) -> VecDeque<Bytes> {
         self.queued = 0;
+        std::mem::take(&mut self.queue)
     }
 
     /// Octets left for the kernel.

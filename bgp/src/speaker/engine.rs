@@ -133,7 +133,9 @@ impl Speaker {
         }
         touched.sort_unstable();
         touched.dedup();
-        touched.iter().for_each(|prefix| self.originate_one(prefix));
+        for prefix in &touched {
+            self.originate_one(prefix);
+        }
         self.changed(now);
     }
 
@@ -179,13 +181,13 @@ impl Speaker {
                 self.drive_conn(conn, session::Input::ConnectFailed(conn, error), now);
             }
             Input::Received { conn, octets } => {
-                self.drive_conn(conn, session::Input::Received(conn, &octets), now)
+                self.drive_conn(conn, session::Input::Received(conn, &octets), now);
             }
             Input::Sent { conn, octets } => {
-                self.drive_conn(conn, session::Input::Sent(conn, octets), now)
+                self.drive_conn(conn, session::Input::Sent(conn, octets), now);
             }
             Input::Closed { conn, error } => {
-                self.drive_conn(conn, session::Input::Closed(conn, error), now)
+                self.drive_conn(conn, session::Input::Closed(conn, error), now);
             }
             Input::Tick => self.tick(now),
         }
@@ -404,5 +406,14 @@ fn local_source(asn: Asn, router_id: Ipv4Addr) -> Source {
         asn,
         router_id,
         address: IpAddr::V4(router_id),
+    }
+}
+
+#[cfg(test)]
+impl Speaker {
+    /// Makes the code of one session panic on its next octets.
+    pub(in crate::speaker) fn panic_on_receive(&mut self, key: &PeerKey) {
+        let peer = self.keys.get(key).copied().unwrap();
+        self.slot_mut(peer).unwrap().session.panic_on_receive = true;
     }
 }

@@ -30,9 +30,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             restarting: None,
-            deferral_cap: Duration::from_secs(120),
+            deferral_cap: Duration::from_mins(2),
             deferral_silence: Duration::from_secs(10),
-            stale_cap: Duration::from_secs(360),
+            stale_cap: Duration::from_mins(6),
         }
     }
 }

@@ -131,13 +131,12 @@ pub fn next<'a>(reader: &mut Reader<'a>) -> Result<Option<RawAttribute<'a>>, Fau
 /// Appends an attribute; the extended length only when needed.
 pub fn put(out: &mut Vec<u8>, flags: u8, code: u8, value: &[u8]) {
     let flags = flags & !(flag::EXTENDED | 0x0F);
-    match u8::try_from(value.len()) {
-        Ok(length) => out.extend_from_slice(&[flags, code, length]),
-        Err(_) => {
-            let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
-            out.extend_from_slice(&[flags | flag::EXTENDED, code]);
-            out.extend_from_slice(&length.to_be_bytes());
-        }
+    if let Ok(length) = u8::try_from(value.len()) {
+        out.extend_from_slice(&[flags, code, length])
+    } else {
+        let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
+        out.extend_from_slice(&[flags | flag::EXTENDED, code]);
+        out.extend_from_slice(&length.to_be_bytes());
     }
     out.extend(value.iter().take(usize::from(u16::MAX)));
 }
@@ -310,10 +309,10 @@ fn read_value(attributes: &mut Attributes, raw: &RawAttribute<'_>) {
     let mut value = Reader::new(raw.value);
     match raw.code {
         code::ORIGIN => {
-            attributes.origin = value.u8().and_then(Origin::from_code).unwrap_or_default()
+            attributes.origin = value.u8().and_then(Origin::from_code).unwrap_or_default();
         }
         code::AS_PATH => {
-            attributes.as_path = parse_as_path(raw.value, AsnWidth::Four).unwrap_or_default()
+            attributes.as_path = parse_as_path(raw.value, AsnWidth::Four).unwrap_or_default();
         }
         code::MED => attributes.med = value.u32(),
         code::LOCAL_PREF => attributes.local_pref = value.u32(),
@@ -331,7 +330,7 @@ fn read_value(attributes: &mut Attributes, raw: &RawAttribute<'_>) {
                 .collect();
         }
         code::LARGE_COMMUNITIES => {
-            attributes.large_communities = parse_large_communities(raw.value)
+            attributes.large_communities = parse_large_communities(raw.value);
         }
         code => attributes.unknown.push(UnknownAttribute {
             code,

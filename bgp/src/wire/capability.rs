@@ -121,7 +121,7 @@ impl Capabilities {
             out.extend_from_slice(&[codes::FOUR_OCTET_AS, 4]);
             out.extend_from_slice(&asn.0.to_be_bytes());
         }
-        if let Some(restart) = &self.graceful_restart {
+        if let Some(restart) = self.graceful_restart {
             encode_graceful_restart(restart, out);
         }
     }
@@ -148,7 +148,7 @@ fn parse_graceful_restart(reader: &mut Reader<'_>) -> Option<GracefulRestart> {
     Some(restart)
 }
 
-fn encode_graceful_restart(restart: &GracefulRestart, out: &mut Vec<u8>) {
+fn encode_graceful_restart(restart: GracefulRestart, out: &mut Vec<u8>) {
     let count = restart.families.iter().count();
     let length = u8::try_from(2 + 4 * count).expect("two families at most");
     let flags = u16::from(restart.restarting) << 15 | u16::from(restart.notification) << 14;

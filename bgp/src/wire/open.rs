@@ -84,7 +84,7 @@ fn put_parameters(out: &mut Vec<u8>, capabilities: &[u8]) {
     ) {
         (Ok(0), _) => out.push(0),
         (Ok(inner), Ok(outer)) if outer < EXTENDED => {
-            out.extend_from_slice(&[outer, CAPABILITIES, inner])
+            out.extend_from_slice(&[outer, CAPABILITIES, inner]);
         }
         _ => {
             let inner =
@@ -145,3 +145,6 @@ fn full_asn(field: u16, capabilities: &Capabilities) -> Result<Asn, Malformed> {
     }
     Ok(asn)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,3 +14,8 @@ mod parse;
 
 pub use encode::{Reach, put_end_of_rib, put_reach, put_withdraw};
 pub use parse::{Context, MpReach, Update};
+
+pub(crate) use parse::prefixes;
+
+#[cfg(test)]
+mod tests;

@@ -58,9 +58,9 @@ verdicts! {
     MessageLength: "header" => Reset(code::HEADER, 2);
     /// The type is unknown.
     MessageType: "header" => Reset(code::HEADER, 3);
-    /// A message that does not belong into OpenSent (RFC 6608).
+    /// A message that does not belong into `OpenSent` (RFC 6608).
     UnexpectedInOpenSent: "fsm" => Reset(code::FSM, 1);
-    /// A message that does not belong into OpenConfirm.
+    /// A message that does not belong into `OpenConfirm`.
     UnexpectedInOpenConfirm: "fsm" => Reset(code::FSM, 2);
     /// A message that does not belong into Established.
     UnexpectedInEstablished: "fsm" => Reset(code::FSM, 3);

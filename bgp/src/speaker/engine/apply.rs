@@ -181,9 +181,9 @@ impl Speaker {
             .iter()
             .any(|why| matches!(why, Why::Export | Why::NextHop))
         {
-            Family::ALL
-                .into_iter()
-                .for_each(|family| self.regroup(id, family, now));
+            for family in Family::ALL {
+                self.regroup(id, family, now);
+            }
         }
     }
 

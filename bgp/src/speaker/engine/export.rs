@@ -1,7 +1,11 @@
 //! What peers are told: groups, members, walks.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
+
+use bytes::Bytes;
+use ipnet::IpNet;
 
 use super::Speaker;
 use super::peer::{Sending, Walk};
@@ -9,8 +13,9 @@ use crate::out::{Chunk, Class, Forget, Group, GroupKey};
 use crate::rib::PeerId;
 use crate::session::Negotiated;
 use crate::speaker::Reflection;
-use crate::wire::update::put_end_of_rib;
-use crate::{Family, FamilySet};
+use crate::wire::message::{self, MAX};
+use crate::wire::update::{prefixes, put_end_of_rib, put_withdraw};
+use crate::{Family, FamilyMap, FamilySet};
 
 /// Octets queued for a member above which its queue is dropped, to be rebuilt from the table.
 const SLOW: usize = 1 << 20;
@@ -223,7 +228,7 @@ impl Speaker {
         }
         for member in group.members.clone() {
             for chunk in &chunks {
-                if self.keeps_up(member, chunk) {
+                if self.keeps_up(member, chunk, now) {
                     self.deliver(member, family, chunk, now);
                 }
             }
@@ -232,14 +237,14 @@ impl Speaker {
 
     /// Whether a member has room for a chunk. If not, it takes octets too slowly: what waits is dropped, and told again
     /// from the table as it reads on. It never delays others and never grows.
-    fn keeps_up(&mut self, member: PeerId, chunk: &Chunk) -> bool {
+    fn keeps_up(&mut self, member: PeerId, chunk: &Chunk, now: Instant) -> bool {
         let Some(slot) = self.slot_mut(member) else {
             return false;
         };
         if slot.session.queued() + chunk.octets.len() <= SLOW {
             return true;
         }
-        slot.session.clear_queue();
+        let dropped = slot.session.take_back();
         slot.counters.slow += 1;
         for family in Family::ALL {
             let state = slot.families.get_mut(family);
@@ -252,7 +257,28 @@ impl Speaker {
                 });
             }
         }
+        self.withdraw_vanished(member, &dropped, now);
         false
+    }
+
+    /// Withdraws prefixes of dropped messages that the table does not know any more: no walk would come across them.
+    fn withdraw_vanished(&mut self, member: PeerId, dropped: &VecDeque<Bytes>, now: Instant) {
+        let mut vanished: FamilyMap<BTreeSet<IpNet>> = FamilyMap::default();
+        for prefix in dropped.iter().flat_map(|octets| prefixes_of(octets)) {
+            let family = Family::of(&prefix);
+            if self.rib.table(family).find(&prefix).is_none() {
+                vanished.get_mut(family).insert(prefix);
+            }
+        }
+        for (family, prefixes) in vanished.iter() {
+            let prefixes: Vec<IpNet> = prefixes.iter().copied().collect();
+            let mut octets = Vec::new();
+            let messages = put_withdraw(&mut octets, family, &prefixes, MAX);
+            if let Some(slot) = self.slot_mut(member).filter(|_| messages > 0) {
+                slot.counters.updates_out += messages;
+                self.send(member, octets.into(), now);
+            }
+        }
     }
 
     /// Hands a chunk to a member, or what it gets instead.
@@ -351,4 +377,17 @@ impl Speaker {
             .and_then(|slot| slot.session.established())
             .map_or(FamilySet::EMPTY, |agreed| agreed.families)
     }
+}
+
+/// All prefixes named in messages of our own making.
+fn prefixes_of(octets: &[u8]) -> Vec<IpNet> {
+    let mut named = Vec::new();
+    let mut rest = octets;
+    while let Ok(Some((message, length))) = message::split(rest, MAX) {
+        if message.kind == message::Kind::Update {
+            named.extend(prefixes(message.body));
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    named
 }

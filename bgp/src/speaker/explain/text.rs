@@ -34,7 +34,7 @@ impl fmt::Display for PathView {
             (RouteSource::Local, _) => f.write_str("originated here")?,
             (RouteSource::Peer { key, .. }, None) => write!(f, "from {key}")?,
             (RouteSource::Peer { key, .. }, Some(hop)) if hop == key.address() => {
-                write!(f, "via {hop}")?
+                write!(f, "via {hop}")?;
             }
             (RouteSource::Peer { key, .. }, Some(hop)) => write!(f, "via {hop} from {key}")?,
         }

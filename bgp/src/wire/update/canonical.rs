@@ -96,12 +96,11 @@ impl Update<'_> {
             .spans
             .get(code::AS4_AGGREGATOR)
             .filter(|_| aggregator.asn == crate::Asn::TRANS);
-        match four {
-            Some(four) => out.extend_from_slice(four),
-            None => {
-                out.extend_from_slice(&aggregator.asn.0.to_be_bytes());
-                out.extend_from_slice(&aggregator.address.octets());
-            }
+        if let Some(four) = four {
+            out.extend_from_slice(four)
+        } else {
+            out.extend_from_slice(&aggregator.asn.0.to_be_bytes());
+            out.extend_from_slice(&aggregator.address.octets());
         }
     }
 }

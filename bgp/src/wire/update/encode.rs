@@ -55,7 +55,7 @@ pub fn put_reach(out: &mut Vec<u8>, reach: &Reach<'_>) -> Option<u64> {
             if classic {
                 put_length(out, attributes.len());
                 out.extend_from_slice(&attributes);
-                now.iter().for_each(|prefix| nlri::put(out, prefix));
+                put_prefixes(out, now);
             } else {
                 let value = mp_reach(reach.family, &next_hop, now);
                 put_length(out, attributes.len() + 4 + value.len());
@@ -83,7 +83,7 @@ pub fn put_withdraw(out: &mut Vec<u8>, family: Family, prefixes: &[IpNet], max: 
     while !rest.is_empty() {
         let (now, later) = rest.split_at(fitting(rest, room).max(1));
         let mut field = Vec::new();
-        now.iter().for_each(|prefix| nlri::put(&mut field, prefix));
+        put_prefixes(&mut field, now);
         message::put(out, Kind::Update, |out| match family {
             Family::Ipv4Unicast => {
                 put_length(out, field.len());
@@ -128,6 +128,12 @@ fn fitting(prefixes: &[IpNet], room: usize) -> usize {
         .count()
 }
 
+fn put_prefixes(out: &mut Vec<u8>, prefixes: &[IpNet]) {
+    for prefix in prefixes {
+        nlri::put(out, prefix);
+    }
+}
+
 fn put_length(out: &mut Vec<u8>, length: usize) {
     let length = u16::try_from(length).expect("a message has at most 65,535 octets");
     out.extend_from_slice(&length.to_be_bytes());
@@ -152,9 +158,7 @@ fn mp_reach(family: Family, next_hop: &[u8], prefixes: &[IpNet]) -> Vec<u8> {
     value.push(u8::try_from(next_hop.len()).unwrap_or(u8::MAX));
     value.extend_from_slice(next_hop);
     value.push(0);
-    prefixes
-        .iter()
-        .for_each(|prefix| nlri::put(&mut value, prefix));
+    put_prefixes(&mut value, prefixes);
     value
 }
 

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use smallvec::SmallVec;
 
+use crate::attr::SegmentKind;
 use crate::wire::attribute::{self, AsnWidth, RawAttribute, code, flag};
 use crate::wire::message::Malformed;
 use crate::wire::nlri::Nlri;
@@ -208,9 +210,9 @@ impl<'a> Update<'a> {
             let mut reader = Reader::new(value);
             let family = read_family(&mut reader)
                 .ok_or_else(|| Malformed::new(Fault::UnreachLength, &[]))?;
-            match family.filter(|family| context.families.contains(*family)) {
+            match agreed(family, context) {
                 Some(family) => {
-                    self.mp_withdrawn = Some(multiprotocol_nlri(family, reader.rest())?)
+                    self.mp_withdrawn = Some(multiprotocol_nlri(family, reader.rest())?);
                 }
                 None => self.faults.insert(Fault::FamilyNotNegotiated),
             }
@@ -223,7 +225,7 @@ impl<'a> Update<'a> {
         let family = read_family(&mut reader).ok_or_else(short)?;
         let next_hop = reader.block8().ok_or_else(short)?;
         reader.u8().ok_or_else(short)?;
-        let Some(family) = family.filter(|family| context.families.contains(*family)) else {
+        let Some(family) = agreed(family, context) else {
             self.faults.insert(Fault::FamilyNotNegotiated);
             return Ok(());
         };
@@ -344,12 +346,13 @@ impl<'a> Update<'a> {
             Ok(path) => path,
             Err(fault) => return self.faults.insert(fault),
         };
-        use crate::attr::SegmentKind::{ConfedSequence, ConfedSet, Sequence, Set};
         for segment in &path.segments {
             match segment.kind {
-                Sequence => {}
-                Set => self.faults.insert(Fault::AsPathSet),
-                ConfedSequence | ConfedSet => self.faults.insert(Fault::AsPathConfederation),
+                SegmentKind::Sequence => {}
+                SegmentKind::Set => self.faults.insert(Fault::AsPathSet),
+                SegmentKind::ConfedSequence | SegmentKind::ConfedSet => {
+                    self.faults.insert(Fault::AsPathConfederation);
+                }
             }
         }
         if path.asns().any(|asn| asn.0 == 0) {
@@ -368,11 +371,7 @@ impl<'a> Update<'a> {
     }
 
     fn check_next_hop(&mut self, context: &Context) {
-        match self
-            .spans
-            .get(code::NEXT_HOP)
-            .map(|value| <[u8; 4]>::try_from(value))
-        {
+        match self.spans.get(code::NEXT_HOP).map(<[u8; 4]>::try_from) {
             None => self.faults.insert(Fault::NextHopMissing),
             Some(Err(_)) => self.faults.insert(Fault::NextHopLength),
             Some(Ok(octets)) => {
@@ -406,10 +405,14 @@ impl<'a> Update<'a> {
     }
 }
 
-/// `None` when too short; `Some(None)` for a family this speaker does not carry.
-fn read_family(reader: &mut Reader<'_>) -> Option<Option<Family>> {
-    let (afi, safi) = (reader.u16()?, reader.u8()?);
-    Some(Family::from_codes(afi, safi))
+/// AFI and SAFI.
+fn read_family(reader: &mut Reader<'_>) -> Option<(u16, u8)> {
+    Some((reader.u16()?, reader.u8()?))
+}
+
+/// The family, when it is ours and was agreed on.
+fn agreed((afi, safi): (u16, u8), context: &Context) -> Option<Family> {
+    Family::from_codes(afi, safi).filter(|family| context.families.contains(*family))
 }
 
 fn multiprotocol_nlri(family: Family, octets: &[u8]) -> Result<Nlri<'_>, Malformed> {
@@ -448,4 +451,27 @@ fn usable_next_hop(next_hop: IpAddr, context: &Context) -> bool {
         }
     };
     unicast && context.local_address != Some(next_hop)
+}
+
+/// All prefixes an UPDATE of our own making names, announced or withdrawn.
+pub(crate) fn prefixes(body: &[u8]) -> Vec<IpNet> {
+    let context = Context {
+        width: AsnWidth::Four,
+        external: false,
+        peer_as: Asn(0),
+        families: FamilySet::ALL,
+        local_address: None,
+    };
+    let Ok(update) = Update::parse(body, &context) else {
+        return Vec::new();
+    };
+    let announced = update
+        .reach
+        .iter()
+        .chain(update.mp_reach.iter().flat_map(|mp| mp.nlri.iter()));
+    let withdrawn = update
+        .withdrawn
+        .iter()
+        .chain(update.mp_withdrawn.iter().flat_map(Nlri::iter));
+    announced.chain(withdrawn).collect()
 }

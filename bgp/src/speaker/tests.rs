@@ -1,0 +1,6 @@
+//! Whole speakers on simulated wires, with scripted time.
+
+mod net;
+mod restart;
+mod scenarios;
+mod simulation;
