@@ -139,6 +139,12 @@ pub struct AddressKey {
     pub address: IpNet,
 }
 
+impl fmt::Display for AddressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.address, self.device)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! Who is reached under which hardware address: neighbour and forwarding entries, always permanent.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::link::{IfName, Mac};
@@ -13,6 +14,12 @@ pub struct NeighbourKey {
     pub address: IpAddr,
 }
 
+impl fmt::Display for NeighbourKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.address, self.device)
+    }
+}
+
 /// A forwarding entry of a VXLAN device: hardware address → node address of the outer header. The kernel's key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FdbKey {
@@ -20,4 +27,10 @@ pub struct FdbKey {
     pub device: IfName,
     /// Hardware address of the remote end.
     pub mac: Mac,
+}
+
+impl fmt::Display for FdbKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.mac, self.device)
+    }
 }

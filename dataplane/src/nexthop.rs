@@ -9,6 +9,7 @@
 //! - new objects take the first free number from a hash of their content on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
 
@@ -19,6 +20,12 @@ use crate::route::{Group, Hop, KernelTarget, Route, RouteKey, Target};
 /// Number of a next-hop object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NexthopId(pub u32);
+
+impl fmt::Display for NexthopId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "next hop {}", self.0)
+    }
+}
 
 impl NexthopId {
     /// The numbers that are ours, together with protocol 81.

@@ -25,6 +25,7 @@ use model::{NatFacts, NodeName, ObjectName, World};
 use crate::host::Host;
 use crate::link::{IfName, Mac, WorkloadLink};
 use crate::neighbour::NeighbourKey;
+use crate::sysctl::Sysctl;
 use crate::tables::Desired;
 
 use mtu::Mtus;
@@ -156,6 +157,9 @@ pub fn plan(world: &World, host: &Host, settings: &Settings) -> Plan {
     findings.extend(gaps);
     let mut desired = vteps.desired();
     add_workloads(world, settings, &mut desired);
+    if settings.forwarding {
+        desired.settings.insert(Sysctl::Ipv4Forward, 1);
+    }
     desired.routes = routes::merge(candidates.clone(), BTreeMap::new()).chosen;
     findings.sort();
     findings.dedup();

@@ -14,10 +14,13 @@ use crate::link::{AddressKey, IfName, Lifetime, Mac, Tunnel, WorkloadLink};
 use crate::neighbour::{FdbKey, NeighbourKey};
 use crate::nexthop::{Nexthop, NexthopId, NexthopMode, Present, assign};
 use crate::route::{KernelTarget, Protocol, Route, RouteKey};
+use crate::sysctl::Sysctl;
 
 /// What the plans want in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
+    /// Settings of the host and their values.
+    pub settings: BTreeMap<Sysctl, u32>,
     /// Tunnel devices, by name.
     pub tunnels: BTreeMap<IfName, Tunnel>,
     /// Host ends of pods; they are made and deleted by recipes, here they are only brought up.

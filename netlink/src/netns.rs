@@ -84,6 +84,21 @@ pub fn current() -> Result<OwnedFd, NetnsError> {
     .map_err(NetnsError::Open)
 }
 
+/// A descriptor of one's own for a namespace.
+///
+/// # Errors
+/// [`NetnsError::Open`] when the process has no descriptor left.
+pub fn keep(netns: impl AsFd) -> Result<OwnedFd, NetnsError> {
+    let kept = netns.as_fd().try_clone_to_owned();
+    kept.map_err(|error| {
+        NetnsError::Open(
+            error
+                .raw_os_error()
+                .map_or(Errno::UnknownErrno, Errno::from_raw),
+        )
+    })
+}
+
 /// Identity of the namespace behind a descriptor.
 ///
 /// # Errors

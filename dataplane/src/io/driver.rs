@@ -1,13 +1,15 @@
 //! One socket, all tables: list what is unknown, send the difference in order, name what was refused.
 
+mod outbox;
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::Changes;
-use netlink::{Batch, Errno, Error, OpenError, Protocol as Family, Socket};
+use netlink::{Batch, Error, OpenError, Protocol as Family, Socket, netns};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
@@ -16,7 +18,7 @@ use super::monitor::Changed;
 use super::sysctl::{SysctlError, SysctlRoot};
 use super::{addresses, devices, neighbours, nexthops, routes, tunnels};
 use crate::host::Host;
-use crate::link::{IfName, Tunnel};
+use crate::link::{IfName, Shape, Tunnel};
 use crate::nexthop::{Nexthop, NexthopMode};
 use crate::plan::pools::Family as IpFamily;
 use crate::plan::tunnels::device_name;
@@ -25,8 +27,8 @@ use crate::route::{Hop, Protocol};
 use crate::sysctl::Sysctl;
 use crate::tables::{Desired, Retain, RouteChanges, Table, Tables};
 
-/// Messages of one send. Larger ones are hardly faster and hold the kernel's lock longer.
-const CHUNK: usize = 512;
+use outbox::{Act, Outbox};
+pub use report::{DriverError, Refused, Report};
 
 /// What the driver takes for its own.
 #[derive(Debug, Clone)]
@@ -52,90 +54,12 @@ impl Default for Config {
     }
 }
 
-/// Why the driver as a whole failed. What is known of the kernel was dropped; the next call lists again.
-#[derive(Debug, thiserror::Error)]
-pub enum DriverError {
-    /// No socket.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// A table could not be listed.
-    #[error("list {table}: {source}")]
-    List {
-        /// The table.
-        table: Table,
-        /// What went wrong.
-        source: Error,
-    },
-    /// A batch could not be sent or answered.
-    #[error("apply {table}: {source}")]
-    Apply {
-        /// The table.
-        table: Table,
-        /// What went wrong.
-        source: Error,
-    },
-    /// The thread that used the driver panicked.
-    #[error("the thread that used the driver panicked")]
-    Panicked,
-}
-
-impl DriverError {
-    /// True when the next try may go well.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Open(_) => false,
-            Self::List { source, .. } | Self::Apply { source, .. } => source.is_retryable(),
-            Self::Panicked => true,
-        }
-    }
-}
-
-/// What became of one [`Driver::apply`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Messages sent; 0 when the kernel already was as planned.
-    pub sent: usize,
-    /// Objects the kernel refused; everything else took effect.
-    pub refused: Vec<Refused>,
-}
-
-impl Report {
-    /// True when some refusal will probably pass by itself: a device on its way, a gateway not yet reachable.
-    pub fn wants_retry(&self) -> bool {
-        self.refused.iter().any(|refused| refused.transient)
-    }
-}
-
-/// One object the kernel refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// Its table.
-    pub table: Table,
-    /// The object, for people.
-    pub object: String,
-    /// The kernel's words.
-    pub reason: String,
-    /// Gone device, device down, unreachable gateway, busy: plan again rather than complain.
-    pub transient: bool,
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Links => "links",
-            Self::Addresses => "addresses",
-            Self::Neighbours => "neighbours",
-            Self::Fdb => "forwarding entries",
-            Self::Nexthops => "next hops",
-            Self::Routes => "routes",
-        })
-    }
-}
-
 /// Owns the node's tunnels, neighbours and routes in one namespace. Calls block; see [`SharedDriver`].
 #[derive(Debug)]
 pub struct Driver {
     socket: Socket,
+    /// Where the socket is, for settings.
+    namespace: OwnedFd,
     config: Config,
     tables: Tables,
     devices: Devices,
@@ -150,22 +74,13 @@ struct Seen {
     carrier: bool,
 }
 
-/// Whether a device is put or taken away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
-    Put,
-    Remove,
-}
-
 impl Driver {
     /// Opens the driver in the calling thread's namespace and sets `nexthop_compat_mode` 0.
     ///
     /// # Errors
     /// [`DriverError::Open`]. A setting that cannot be written costs speed, not correctness: it is logged.
     pub fn open(config: Config) -> Result<Self, DriverError> {
-        let socket = Socket::open(Family::Route)?;
-        told(config.sysctl_root.write(&compat_mode()));
-        Ok(Self::new(socket, config))
+        Self::open_in(netns::current().map_err(OpenError::Netns)?, config)
     }
 
     /// The same inside another namespace.
@@ -173,20 +88,18 @@ impl Driver {
     /// # Errors
     /// As [`Driver::open`], and when the namespace cannot be entered.
     pub fn open_in(namespace: impl AsFd, config: Config) -> Result<Self, DriverError> {
+        let namespace = netns::keep(namespace).map_err(OpenError::Netns)?;
         let socket = Socket::open_in(&namespace, Family::Route)?;
         told(config.sysctl_root.write_in(&namespace, &[compat_mode()]));
-        Ok(Self::new(socket, config))
-    }
-
-    fn new(socket: Socket, config: Config) -> Self {
-        Self {
+        Ok(Self {
             socket,
+            namespace,
             tables: Tables::new(config.nexthops),
             config,
             devices: Devices::default(),
             seen: BTreeMap::new(),
             links_stale: true,
-        }
+        })
     }
 
     /// Port of the driver's socket, so that [`super::Monitor`] can leave out what the driver did itself.
@@ -285,6 +198,7 @@ impl Driver {
             .workloads
             .keys()
             .any(|name| !self.seen.contains_key(name));
+        self.write_settings(&desired.settings, &mut report);
         self.tables.set_desired(desired, retain);
         self.list_unknown()?;
         self.put_links(&mut report)?;
@@ -389,60 +303,52 @@ impl Driver {
         let Some(changes) = self.tables.tunnel_changes() else {
             return Ok(());
         };
-        let (remake, change): (Vec<_>, Vec<_>) =
-            changes.upserts.iter().partition(|(_, wanted, there)| {
-                there
-                    .as_ref()
-                    .is_none_or(|there| there.shape != wanted.shape)
-            });
-        let old: Vec<_> = remake
+        let other_shape = |(_, wanted, there): &&(IfName, Tunnel, Option<Tunnel>)| {
+            there
+                .as_ref()
+                .is_none_or(|there| there.shape != wanted.shape)
+        };
+        let (make, change): (Vec<_>, Vec<_>) = changes.upserts.iter().partition(other_shape);
+        let in_the_way: Vec<_> = make
             .iter()
-            .filter(|(_, _, there)| there.is_some())
+            .filter(|(.., there)| there.is_some())
+            .copied()
             .collect();
-        self.send(
-            Table::Links,
-            Act::Remove,
-            &old,
-            |batch, (name, ..), devices| {
-                tunnels::push_delete(batch, devices.index(name)?);
-                Some(())
-            },
-            report,
-        )?;
-        self.send(
-            Table::Links,
-            Act::Put,
-            &remake,
-            |batch, (name, tunnel, _), devices| tunnels::push_make(batch, name, tunnel, devices),
-            report,
-        )?;
-        let all: Vec<_> = remake.iter().chain(&change).copied().collect();
-        self.send(
-            Table::Links,
-            Act::Put,
-            &all,
-            |batch, (name, tunnel, _), _| {
-                tunnels::push_change(batch, name, tunnel);
-                Some(())
-            },
-            report,
-        )?;
+        let all: Vec<_> = make.iter().chain(&change).copied().collect();
+        let mut out = outbox(&mut self.socket, &self.devices, report);
+        let name = |(name, ..): &&(IfName, Tunnel, _)| name.to_string();
+        let delete = |batch: &mut Batch, (name, ..): &&(IfName, Tunnel, _), devices: &Devices| {
+            tunnels::push_delete(batch, devices.index(name)?);
+            Some(())
+        };
+        out.send(Table::Links, Act::Remove, &in_the_way, delete, name)?;
+        let push =
+            |batch: &mut Batch, (name, tunnel, _): &&(IfName, Tunnel, _), devices: &Devices| {
+                tunnels::push_make(batch, name, tunnel, devices)
+            };
+        out.send(Table::Links, Act::Put, &make, push, name)?;
+        let push = |batch: &mut Batch, (name, tunnel, _): &&(IfName, Tunnel, _), _: &Devices| {
+            tunnels::push_change(batch, name, tunnel);
+            Some(())
+        };
+        out.send(Table::Links, Act::Put, &all, push, name)?;
         self.links_stale |= !all.is_empty();
+        self.bring_up(report)
+    }
 
+    /// Host ends that a recipe made and policy now covers.
+    fn bring_up(&mut self, report: &mut Report) -> Result<(), DriverError> {
         let Some(up) = self.tables.workload_changes() else {
             return Ok(());
         };
-        let clean = self.send(
-            Table::Links,
-            Act::Put,
-            &up.upserts,
-            |batch, (name, ..), devices| {
-                tunnels::push_up(batch, devices.index(name)?);
-                Some(())
-            },
-            report,
-        )?;
-        if clean {
+        let push = |batch: &mut Batch, (name, ..): &(IfName, _, _), devices: &Devices| {
+            tunnels::push_up(batch, devices.index(name)?);
+            Some(())
+        };
+        let mut out = outbox(&mut self.socket, &self.devices, report);
+        if out.send(Table::Links, Act::Put, &up.upserts, push, |(name, ..)| {
+            name.to_string()
+        })? {
             self.tables.workloads.applied(&up);
         } else {
             self.links_stale = true;
@@ -460,230 +366,87 @@ impl Driver {
         ) else {
             return Ok(());
         };
-        let mut clean = self.put_addresses(&addresses, report)?;
-        let mut clean_neighbours = self.put_neighbours(&neighbours, report)?;
-        let mut clean_fdb = self.put_fdb(&fdb, report)?;
-        self.apply_routes(&routes, report)?;
-        clean_fdb &= self.send(
-            Table::Fdb,
-            Act::Remove,
-            &fdb.removals,
-            |batch, (key, node), devices| {
-                neighbours::push_remove_fdb(batch, devices.index(&key.device)?, key.mac, *node);
-                Some(())
-            },
-            report,
-        )?;
-        clean_neighbours &= self.send(
-            Table::Neighbours,
-            Act::Remove,
-            &neighbours.removals,
-            |batch, (key, _), devices| {
-                neighbours::push_remove(batch, devices.index(&key.device)?, key.address);
-                Some(())
-            },
-            report,
-        )?;
-        clean &= self.send(
-            Table::Addresses,
-            Act::Remove,
-            &addresses.removals,
-            |batch, (key, _), devices| {
-                addresses::push_remove(batch, devices.index(&key.device)?, key.address);
-                Some(())
-            },
-            report,
-        )?;
-        settle(clean, &mut self.tables.addresses, &addresses);
-        settle(clean_neighbours, &mut self.tables.neighbours, &neighbours);
-        settle(clean_fdb, &mut self.tables.fdb, &fdb);
+        let mut out = outbox(&mut self.socket, &self.devices, report);
+        let mut addresses_clean = out.put(&addresses.upserts)?;
+        let mut neighbours_clean = out.put(&neighbours.upserts)?;
+        let mut fdb_clean = out.put(&fdb.upserts)?;
+        let routes_clean = apply_routes(&mut out, &routes)?;
+        fdb_clean &= out.remove(&fdb.removals)?;
+        neighbours_clean &= out.remove(&neighbours.removals)?;
+        addresses_clean &= out.remove(&addresses.removals)?;
+        settle(addresses_clean, &mut self.tables.addresses, &addresses);
+        settle(neighbours_clean, &mut self.tables.neighbours, &neighbours);
+        settle(fdb_clean, &mut self.tables.fdb, &fdb);
+        settle(routes_clean, &mut self.tables.nexthops, &routes.nexthops);
+        settle(routes_clean, &mut self.tables.routes, &routes.routes);
         Ok(())
     }
 
-    fn put_addresses(
-        &mut self,
-        changes: &Changes<crate::AddressKey, crate::Lifetime>,
-        report: &mut Report,
-    ) -> Result<bool, DriverError> {
-        self.send(
-            Table::Addresses,
-            Act::Put,
-            &changes.upserts,
-            |batch, (key, ..), devices| {
-                addresses::push_put(
-                    batch,
-                    devices.index(&key.device)?,
-                    key.address,
-                    addresses::Dad::Kernel,
-                );
-                Some(())
-            },
-            report,
-        )
-    }
-
-    fn put_neighbours(
-        &mut self,
-        changes: &Changes<crate::NeighbourKey, crate::Mac>,
-        report: &mut Report,
-    ) -> Result<bool, DriverError> {
-        self.send(
-            Table::Neighbours,
-            Act::Put,
-            &changes.upserts,
-            |batch, (key, mac, _), devices| {
-                neighbours::push_put(batch, devices.index(&key.device)?, key.address, *mac);
-                Some(())
-            },
-            report,
-        )
-    }
-
-    fn put_fdb(
-        &mut self,
-        changes: &Changes<crate::FdbKey, std::net::IpAddr>,
-        report: &mut Report,
-    ) -> Result<bool, DriverError> {
-        self.send(
-            Table::Fdb,
-            Act::Put,
-            &changes.upserts,
-            |batch, (key, node, _), devices| {
-                neighbours::push_put_fdb(batch, devices.index(&key.device)?, key.mac, *node);
-                Some(())
-            },
-            report,
-        )
-    }
-
-    /// Single objects, groups, routes; then away with routes, groups, single objects.
-    fn apply_routes(
-        &mut self,
-        changes: &RouteChanges,
-        report: &mut Report,
-    ) -> Result<(), DriverError> {
-        let put = |batch: &mut Batch, (id, nexthop, _): &(_, _, _), devices: &Devices| {
-            nexthops::push_put(batch, *id, nexthop, devices)
-        };
-        let remove = |batch: &mut Batch, (id, _): &(_, _), _: &Devices| {
-            nexthops::push_remove(batch, *id);
-            Some(())
-        };
-        let (singles, groups): (Vec<_>, Vec<_>) = changes
-            .nexthops
-            .upserts
-            .iter()
-            .cloned()
-            .partition(|(_, nexthop, _)| matches!(nexthop, Nexthop::Single(_)));
-        let (old_singles, old_groups): (Vec<_>, Vec<_>) = changes
-            .nexthops
-            .removals
-            .iter()
-            .cloned()
-            .partition(|(_, nexthop)| matches!(nexthop, Nexthop::Single(_)));
-        let mut clean = self.send(Table::Nexthops, Act::Put, &singles, put, report)?;
-        clean &= self.send(Table::Nexthops, Act::Put, &groups, put, report)?;
-        clean &= self.send(
-            Table::Routes,
-            Act::Put,
-            &changes.routes.upserts,
-            |batch, (key, route, _), devices| routes::push_put(batch, key, route, devices),
-            report,
-        )?;
-        clean &= self.send(
-            Table::Routes,
-            Act::Remove,
-            &changes.routes.removals,
-            |batch, (key, route), _| {
-                routes::push_remove(batch, key, route.protocol);
-                Some(())
-            },
-            report,
-        )?;
-        clean &= self.send(Table::Nexthops, Act::Remove, &old_groups, remove, report)?;
-        clean &= self.send(Table::Nexthops, Act::Remove, &old_singles, remove, report)?;
-        if clean {
-            self.tables.nexthops.applied(&changes.nexthops);
-            self.tables.routes.applied(&changes.routes);
-        } else {
-            self.tables.forget(Table::Routes);
-        }
-        Ok(())
-    }
-
+    /// Tunnels nobody wants any more; something else under their name is left alone.
     fn remove_tunnels(&mut self, report: &mut Report) -> Result<(), DriverError> {
         let Some(changes) = self.tables.tunnel_changes() else {
             return Ok(());
         };
-        // Only what carries our mark or Calico's shape; a foreign device under the name is left alone.
-        let ours: Vec<_> = changes
-            .removals
-            .iter()
-            .filter(|(_, tunnel)| matches!(tunnel.shape, crate::Shape::Vxlan(_)))
-            .cloned()
-            .collect();
-        self.send(
-            Table::Links,
-            Act::Remove,
-            &ours,
-            |batch, (name, _), devices| {
-                tunnels::push_delete(batch, devices.index(name)?);
-                Some(())
-            },
-            report,
-        )?;
+        let is_ours = |(_, tunnel): &&(IfName, Tunnel)| matches!(tunnel.shape, Shape::Vxlan(_));
+        let ours: Vec<_> = changes.removals.iter().filter(is_ours).collect();
+        let push = |batch: &mut Batch, (name, _): &&(IfName, Tunnel), devices: &Devices| {
+            tunnels::push_delete(batch, devices.index(name)?);
+            Some(())
+        };
+        let mut out = outbox(&mut self.socket, &self.devices, report);
+        out.send(Table::Links, Act::Remove, &ours, push, |(name, _)| {
+            name.to_string()
+        })?;
         self.links_stale |= !ours.is_empty();
         Ok(())
     }
 
-    /// Sends one message per item, in chunks. Returns whether all took effect.
-    fn send<T: fmt::Debug>(
-        &mut self,
-        table: Table,
-        act: Act,
-        items: &[T],
-        push: impl Fn(&mut Batch, &T, &Devices) -> Option<()>,
-        report: &mut Report,
-    ) -> Result<bool, DriverError> {
-        let mut clean = true;
-        for chunk in items.chunks(CHUNK) {
-            let mut batch = Batch::new();
-            let mut sent = Vec::with_capacity(chunk.len());
-            for item in chunk {
-                if push(&mut batch, item, &self.devices).is_some() {
-                    sent.push(item);
-                } else if act == Act::Put {
-                    clean = false;
-                    report.refused.push(Refused {
-                        table,
-                        object: format!("{item:?}"),
-                        reason: "the device is not there".into(),
-                        transient: true,
-                    });
-                }
-            }
-            report.sent += batch.len();
-            match self.socket.submit(&mut batch) {
-                Ok(()) => {}
-                Err(Error::Rejected(rejected)) => {
-                    for failure in rejected.failures {
-                        if act == Act::Remove && is_gone(failure.errno) {
-                            continue;
-                        }
-                        clean = false;
-                        let item = failure.index.and_then(|index| sent.get(index));
-                        report.refused.push(Refused {
-                            table,
-                            object: item.map(|item| format!("{item:?}")).unwrap_or_default(),
-                            transient: is_transient(failure.errno),
-                            reason: failure.to_string(),
-                        });
-                    }
-                }
-                Err(source) => return Err(DriverError::Apply { table, source }),
+    /// Writes what differs; a setting that cannot be written is named in the report.
+    fn write_settings(&self, settings: &BTreeMap<Sysctl, u32>, report: &mut Report) {
+        for (key, value) in settings {
+            let setting = Setting {
+                key: key.clone(),
+                value: *value,
+                missing: Missing::Fails,
+            };
+            if let Err(error) = self
+                .config
+                .sysctl_root
+                .write_in(&self.namespace, &[setting])
+            {
+                report.refused.push(Refused {
+                    table: Table::Links,
+                    object: format!("sysctl {key}"),
+                    reason: error.to_string(),
+                    transient: false,
+                });
             }
         }
-        Ok(clean)
+    }
+}
+
+/// Single objects, groups, routes; then away with routes, groups, single objects.
+fn apply_routes(out: &mut Outbox<'_>, changes: &RouteChanges) -> Result<bool, DriverError> {
+    let single = |nexthop: &Nexthop| matches!(nexthop, Nexthop::Single(_));
+    let nexthops = &changes.nexthops;
+    let (singles, groups): (Vec<_>, Vec<_>) =
+        nexthops.upserts.iter().partition(|(_, n, _)| single(n));
+    let (old_singles, old_groups): (Vec<_>, Vec<_>) =
+        nexthops.removals.iter().partition(|(_, n)| single(n));
+    let mut clean = out.put(singles)?;
+    clean &= out.put(groups)?;
+    clean &= out.put(&changes.routes.upserts)?;
+    clean &= out.remove(&changes.routes.removals)?;
+    clean &= out.remove(old_groups)?;
+    clean &= out.remove(old_singles)?;
+    Ok(clean)
+}
+
+fn outbox<'a>(socket: &'a mut Socket, devices: &'a Devices, report: &'a mut Report) -> Outbox<'a> {
+    Outbox {
+        socket,
+        devices,
+        report,
     }
 }
 
@@ -697,29 +460,6 @@ fn settle<K: Ord + Clone, V: PartialEq + Clone>(
     } else {
         delta.forget();
     }
-}
-
-/// A removal found nothing to remove.
-fn is_gone(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::ESRCH | Errno::ENOENT | Errno::ENODEV | Errno::EADDRNOTAVAIL | Errno::ENXIO
-    )
-}
-
-/// A device on its way, a gateway not yet reachable, memory or locks in use.
-fn is_transient(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::ENODEV
-            | Errno::ENETDOWN
-            | Errno::ENETUNREACH
-            | Errno::EHOSTUNREACH
-            | Errno::EBUSY
-            | Errno::ENOMEM
-            | Errno::EAGAIN
-            | Errno::EEXIST
-    )
 }
 
 fn compat_mode() -> Setting {

@@ -149,5 +149,5 @@ fn routes_over(
             Some((destination, address(RTA_GATEWAY)))
         },
     );
-    found.map_err(at("list routes of the sandbox".to_owned()))
+    rtm::no_such_table_is_empty(found).map_err(at("list routes of the sandbox".to_owned()))
 }

@@ -8,7 +8,8 @@ use std::os::fd::AsFd;
 use netlink::{Error, Heard, Message, OpenError, Protocol as Family, attr};
 
 use super::rtm;
-use crate::link::IfName;
+use crate::link::{IfName, Mac};
+use crate::plan::workload::HOST_MAC;
 use crate::route::{Protocol, TABLE_MAIN};
 use crate::tables::Table;
 
@@ -22,7 +23,10 @@ const GROUPS: [u32; 7] = [
     11, // IPV6_ROUTE
     32, // NEXTHOP
 ];
+const LINK_HEADER: usize = 16;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const SCOPE_LINK: u8 = 253;
 const IFF_UP: u32 = 1;
 const IFF_RUNNING: u32 = 0x40;
 const IFF_LOWER_UP: u32 = 0x1_0000;
@@ -119,11 +123,11 @@ fn note(message: &Message<'_>, own: &BTreeSet<u32>, changed: &mut Changed) {
         rtm::NEWLINK | rtm::DELLINK => {
             changed.tables.insert(Table::Links);
             changed.lost.extend(lost_device(message));
-            changed.host = true;
+            changed.host |= !is_host_end(message);
         }
         rtm::NEWADDR | rtm::DELADDR => {
             changed.tables.insert(Table::Addresses);
-            changed.host = true;
+            changed.host |= !is_link_local(message);
         }
         rtm::NEWNEIGH | rtm::DELNEIGH => changed.tables.extend(neighbour(message)),
         rtm::NEWROUTE | rtm::DELROUTE if concerns_us(message) => {
@@ -136,10 +140,23 @@ fn note(message: &Message<'_>, own: &BTreeSet<u32>, changed: &mut Changed) {
     }
 }
 
+/// Ends of pods come and go all the time; no plan looks at them through the host.
+fn is_host_end(message: &Message<'_>) -> bool {
+    let row = message.body.get(LINK_HEADER..).unwrap_or(&[]);
+    let mac = attr::parse(row)
+        .find(IFLA_ADDRESS)
+        .and_then(|mac| mac.array());
+    mac.map(Mac) == Some(HOST_MAC)
+}
+
+fn is_link_local(message: &Message<'_>) -> bool {
+    message.body.get(3) == Some(&SCOPE_LINK)
+}
+
 /// The kernel drops routes, next-hop objects and neighbours of a device that goes down, and objects also when only its carrier
 /// goes, and tells nobody. A device that just appeared had none.
 fn lost_device(message: &Message<'_>) -> Option<IfName> {
-    let body = message.body.first_chunk::<16>()?;
+    let body = message.body.first_chunk::<LINK_HEADER>()?;
     let &[_, _, _, _, _, _, _, _, f0, f1, f2, f3, c0, c1, c2, c3] = body;
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
     let new = u32::from_ne_bytes([c0, c1, c2, c3]) == u32::MAX;
@@ -147,7 +164,7 @@ fn lost_device(message: &Message<'_>) -> Option<IfName> {
     if message.kind == rtm::NEWLINK && (new || !dead) {
         return None;
     }
-    let name = attr::parse(message.body.get(16..)?).find(IFLA_IFNAME)?;
+    let name = attr::parse(message.body.get(LINK_HEADER..)?).find(IFLA_IFNAME)?;
     IfName::parse(name.str()?).ok()
 }
 

@@ -113,7 +113,7 @@ fn dump(
     family: u8,
     filter: Filter,
 ) -> Result<Vec<(RouteKey, Route<KernelTarget>)>, Error> {
-    socket.dump(
+    let listed = socket.dump(
         rtm::GETROUTE,
         |enc| {
             let protocol = match filter {
@@ -127,7 +127,8 @@ fn dump(
             }
         },
         |message| parse(message, devices),
-    )
+    );
+    rtm::no_such_table_is_empty(listed)
 }
 
 /// `None` when a device is not there.

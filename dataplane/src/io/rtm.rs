@@ -1,6 +1,6 @@
 //! Message numbers of rtnetlink, and pushing typed messages into a batch.
 
-use netlink::Batch;
+use netlink::{Batch, Errno, Error};
 use netlink_packet_core::Emitable;
 
 pub(crate) const NEWLINK: u16 = 16;
@@ -33,4 +33,13 @@ pub(crate) fn push<M: Emitable>(batch: &mut Batch, kind: u16, flags: u16, messag
     batch.push(kind, flags, |enc| {
         enc.emit(message.buffer_len(), |bytes| message.emit(bytes));
     });
+}
+
+/// What a listing of one table means: a table into which nothing was ever put does not exist, and the kernel refuses to list it
+/// (`ENOENT`, "FIB table does not exist"). A sandbox that a runtime has just made has none.
+pub(crate) fn no_such_table_is_empty<T>(listed: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
+    match listed {
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Vec::new()),
+        listed => listed,
+    }
 }

@@ -444,7 +444,7 @@ fn has_route(socket: &mut Socket, destination: IpNet) -> Result<bool, AttachErro
             same.then_some(())
         },
     );
-    Ok(!found
+    Ok(!rtm::no_such_table_is_empty(found)
         .map_err(at(format!("look for a route to {destination}")))?
         .is_empty())
 }

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::FelixConfigurationSpec;
 use api::felix::NatExclusions;
+use api::{FelixConfigurationSpec, Switch};
 use ipnet::IpNet;
 use regex::Regex;
 
@@ -35,6 +35,8 @@ pub struct Settings {
     pub bgp: Bgp,
     /// IPv6 is handled.
     pub ipv6: bool,
+    /// The daemon turns on forwarding of IPv4 packets on the host.
+    pub forwarding: bool,
     /// VXLAN network identifier.
     pub vxlan_vni: u32,
     /// VXLAN UDP port.
@@ -91,6 +93,7 @@ impl Settings {
         let settings = Self {
             bgp,
             ipv6: spec.ipv6_support.unwrap_or(true),
+            forwarding: spec.ip_forwarding != Some(Switch::Disabled),
             vxlan_vni: bad.vni(spec.vxlan_vni),
             vxlan_port: spec
                 .vxlan_port

@@ -14,11 +14,16 @@ pub(crate) struct Ns {
 
 impl Ns {
     pub(crate) fn new() -> Self {
-        let ns = Self {
-            fd: netns::create().expect("needs root: make a network namespace"),
-        };
+        let ns = Self::untouched();
         ns.ip("link set lo up");
         ns
+    }
+
+    /// As the kernel makes it: nothing is up, no table exists.
+    pub(crate) fn untouched() -> Self {
+        Self {
+            fd: netns::create().expect("needs root: make a network namespace"),
+        }
     }
 
     pub(crate) fn fd(&self) -> OwnedFd {

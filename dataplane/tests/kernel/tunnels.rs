@@ -57,7 +57,6 @@ impl Racks {
 impl Machine {
     async fn new(node: &'static str, _address: &str, pod_address: &'static str) -> Self {
         let (host, pod) = (Ns::new(), Ns::new());
-        std_forward(&host);
         let workloads = Workloads::open_in(host.fd(), SysctlRoot::default()).unwrap();
         let recipe = dataplane::plan::workload::plan(&Attachment {
             host: name("cali1"),

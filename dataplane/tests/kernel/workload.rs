@@ -209,6 +209,45 @@ async fn names_in_use_and_wrong_namespaces_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_sandbox_as_a_runtime_makes_it_has_no_table_yet() {
+    let (host, pod) = (Ns::untouched(), Ns::untouched());
+    let workloads = Workloads::open_in(host.fd(), SysctlRoot::default()).unwrap();
+    let attached = workloads
+        .attach(recipe("cali1", &["10.244.1.1"]), pod.fd())
+        .await
+        .unwrap();
+    let inside = workloads
+        .inspect(pod.fd(), name("eth0"))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(inside.up);
+    assert_eq!(inside.end, attached.sandbox);
+    assert!(inside.addresses.contains(&"10.244.1.1/32".parse().unwrap()));
+    let gateway = Some("169.254.1.1".parse().unwrap());
+    assert!(
+        inside
+            .routes
+            .contains(&("0.0.0.0/0".parse().unwrap(), gateway))
+    );
+    assert_eq!(
+        workloads.inspect(pod.fd(), name("net1")).await.unwrap(),
+        None
+    );
+
+    let mut driver = Driver::open_in(&host.fd, Config::default()).unwrap();
+    driver
+        .apply(desired(&[(&attached, &["10.244.1.1"])]), Retain::NOTHING)
+        .unwrap();
+    let standing = workloads.standing(vec!["cali".into()]).await.unwrap();
+    assert_eq!(
+        standing[0].addresses,
+        ["10.244.1.1".parse::<IpAddr>().unwrap()]
+    );
+    assert!(standing[0].link.up);
+}
+
+#[tokio::test]
 async fn a_default_route_of_another_plugin_is_kept() {
     let host = Ns::new();
     let pod = Ns::new();
