@@ -143,9 +143,7 @@ impl Kernel {
     /// Somebody changed these tables.
     pub fn changed(&mut self, changed: &Changed) {
         self.host_stale |= changed.host || changed.tables.contains(&Table::Routes);
-        for table in &changed.tables {
-            self.routes.forget(*table);
-        }
+        self.routes.note(changed);
     }
 
     /// Takes best paths of the speaker; true when a plan may follow from them.
