@@ -68,6 +68,15 @@ macro_rules! objects {
             }
         }
 
+        impl Object {
+            /// The kind of this object.
+            pub const fn kind(&self) -> Kind {
+                match self {
+                    $(Self::$variant(_) => Kind::$variant,)*
+                }
+            }
+        }
+
         $(impl From<$object> for Object {
             fn from(object: $object) -> Self {
                 Self::$variant(object)

@@ -56,14 +56,14 @@ pub struct Membership {
 
 impl Membership {
     /// Adds or changes an endpoint.
-    pub fn upsert(&mut self, key: MemberKey, member: Member) {
-        if self.endpoints.get(&key) == Some(&member) {
+    pub fn upsert(&mut self, key: &MemberKey, member: Member) {
+        if self.endpoints.get(key) == Some(&member) {
             return;
         }
-        let candidates = self.candidates(&key, Some(&member.labels));
+        let candidates = self.candidates(key, Some(&member.labels));
         let old = self.endpoints.insert(key.clone(), member);
         for selector in candidates {
-            self.rematch(&selector, &key, old.as_ref());
+            self.rematch(&selector, key, old.as_ref());
         }
     }
 

@@ -79,14 +79,14 @@ pub struct AnnotationError {
 impl Node {
     /// Parses a Node's metadata and addresses. A bad annotation is reported and treated as absent.
     pub fn parse(
-        name: NodeName,
+        name: &NodeName,
         uid: String,
         labels: BTreeMap<String, String>,
         annotations: &BTreeMap<String, String>,
         internal_ips: Vec<IpAddr>,
     ) -> (Self, Vec<AnnotationError>) {
         let mut reader = Reader {
-            node: &name,
+            node: name,
             annotations,
             errors: Vec::new(),
         };
@@ -234,7 +234,7 @@ mod tests {
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
         Node::parse(
-            "a1".into(),
+            &"a1".into(),
             "uid".into(),
             BTreeMap::new(),
             &annotations,

@@ -371,7 +371,7 @@ impl World {
                         .collect(),
                     ports: Vec::new(),
                 };
-                self.membership.upsert(key, member);
+                self.membership.upsert(&key, member);
             }
             None => self.membership.remove(&key),
         }
@@ -393,7 +393,7 @@ impl World {
     fn refresh_pod(&mut self, id: &PodRef) {
         let key = MemberKey::Pod(id.clone());
         match self.pod_member(id) {
-            Some(member) => self.membership.upsert(key, member),
+            Some(member) => self.membership.upsert(&key, member),
             None => self.membership.remove(&key),
         }
     }

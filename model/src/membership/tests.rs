@@ -79,7 +79,7 @@ proptest! {
                 Step::Upsert(id, labels, addresses, port) => {
                     let member = member(labels, &addresses, port);
                     endpoints.insert(key(id), member.clone());
-                    incremental.upsert(key(id), member);
+                    incremental.upsert(&key(id), member);
                 }
                 Step::Remove(id) => {
                     endpoints.remove(&key(id));
@@ -111,8 +111,8 @@ proptest! {
 fn a_named_port_resolves_per_endpoint_and_protocol() {
     let mut membership = Membership::default();
     let labels = Labels::from([("a".into(), "x".into())]);
-    membership.upsert(key(1), member(labels.clone(), &[1], Some(8080)));
-    membership.upsert(key(2), member(labels, &[2], Some(9090)));
+    membership.upsert(&key(1), member(labels.clone(), &[1], Some(8080)));
+    membership.upsert(&key(2), member(labels, &[2], Some(9090)));
     let selector = selector(1);
     membership.watch(&selector);
     let expected = BTreeSet::from([
