@@ -11,9 +11,12 @@
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+mod namespace;
 pub mod rpc;
 pub mod spec;
 pub mod spool;
+
+pub use namespace::is_network_namespace;
 
 /// Where the daemon listens unless the network configuration names another `socket`.
 pub const DEFAULT_SOCKET: &str = "/run/margay/cni.sock";

@@ -19,9 +19,8 @@ use cni_plugin::rpc::{CallError, Request, TraceContext, call};
 use cni_plugin::spec::{
     Code, Config, Environment, Failure, MAX_STDIN, Verb, Version, version_answer,
 };
-use cni_plugin::{BUILD, DEFAULT_SOCKET, spool};
+use cni_plugin::{BUILD, DEFAULT_SOCKET, is_network_namespace, spool};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 /// How long stdin may stay silent.
 const STDIN_BOUND: Duration = Duration::from_secs(10);
@@ -137,10 +136,10 @@ fn open_sandbox(verb: Verb, path: &str) -> Result<Option<File>, Failure> {
             );
         }
     };
-    let kind = fstatfs(&file).map_err(|error| {
+    let right_kind = is_network_namespace(file.as_fd()).map_err(|error| {
         Failure::new(Code::Io, format!("the sandbox {path} cannot be read")).because(error)
     })?;
-    if kind.filesystem_type() == NSFS_MAGIC {
+    if right_kind {
         return Ok(Some(file));
     }
     if verb == Verb::Del {
@@ -149,7 +148,7 @@ fn open_sandbox(verb: Verb, path: &str) -> Result<Option<File>, Failure> {
     }
     Err(Failure::new(
         Code::InvalidEnvironment,
-        format!("CNI_NETNS {path} is not a namespace"),
+        format!("CNI_NETNS {path} is not a network namespace"),
     ))
 }
 

@@ -282,7 +282,10 @@ fn what_is_wrong_at_the_border_never_reaches_the_daemon() {
             Exec::new("ADD", &nobody).set("CNI_NETNS", "/run/netns/surely-not-there"),
             3,
         ),
-        (Exec::new("ADD", &nobody).set("CNI_NETNS", "/dev/null"), 4),
+        (
+            Exec::new("ADD", &nobody).set("CNI_NETNS", "/proc/self/ns/uts"),
+            4,
+        ),
         (Exec::new("ADD", &nobody).set("CNI_NETNS", ""), 4),
         (Exec::new("ADD", &nobody).set("CNI_CONTAINERID", "../x"), 4),
         (Exec::new("ADD", &nobody).set("CNI_IFNAME", "a/b"), 4),

@@ -156,7 +156,7 @@ pub struct SandboxLink {
     pub addresses: Vec<IpNet>,
     /// A route to our IPv4 gateway, 169.254.1.1, is there.
     pub gateway_v4: bool,
-    /// A default route over the interface via our IPv6 gateway is there.
+    /// A route via our IPv6 gateway is there.
     pub gateway_v6: bool,
 }
 

@@ -33,18 +33,39 @@ impl Times {
 
 async fn measure(plugin: &Path, conf: &str, sandbox: &Sandbox, times: &mut Times) {
     for verb in ["ADD", "DEL"] {
-        let (plugin, conf, netns, name) = (plugin.to_owned(), conf.to_owned(), sandbox.path(), sandbox.name.clone());
+        let (plugin, conf, netns, name) = (
+            plugin.to_owned(),
+            conf.to_owned(),
+            sandbox.path(),
+            sandbox.name.clone(),
+        );
         let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name}");
-        let call = move || Call { plugin: &plugin, verb, id: &format!("id-{name}"), netns, args, conf }.exec();
+        let call = move || {
+            Call {
+                plugin: &plugin,
+                verb,
+                id: &format!("id-{name}"),
+                netns,
+                args,
+                conf,
+            }
+            .exec()
+        };
         let (code, answer, took) = spawn_blocking(call).await.unwrap();
         assert_eq!(code, 0, "{verb} {answer}");
-        if verb == "ADD" { times.add.push(took) } else { times.del.push(took) }
+        if verb == "ADD" {
+            times.add.push(took)
+        } else {
+            times.del.push(took)
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn add_and_del_beside_ptp_and_host_local() {
-    let Some(bed) = Bed::start().await else { return };
+    let Some(bed) = Bed::start().await else {
+        return;
+    };
     let ptp = Path::new("/usr/lib/cni/ptp");
     if !ptp.exists() {
         println!("skipped the comparison: containernetworking-plugins is not installed");

@@ -17,9 +17,15 @@ pub(crate) fn run(line: &str) -> String {
 /// Runs a program; whether it succeeded, and all it printed.
 pub(crate) fn try_run(line: &str) -> (bool, String) {
     let mut words = line.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap();
     let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
 }
 
 /// True when this process may do as it likes: root, in namespaces of its own. Says why not.
@@ -30,10 +36,14 @@ pub(crate) fn at_home() -> bool {
     };
     let home = nix::unistd::geteuid().is_root() && differs("net") && differs("mnt");
     if !home {
-        println!("skipped: needs root in namespaces of its own, run under `unshare -nm --propagation private`");
+        println!(
+            "skipped: needs root in namespaces of its own, run under `unshare -nm --propagation private`"
+        );
         return false;
     }
-    if !Path::new("/run/netns").exists() || std::fs::read_dir("/run/netns").is_ok_and(|mut dir| dir.next().is_some()) {
+    if !Path::new("/run/netns").exists()
+        || std::fs::read_dir("/run/netns").is_ok_and(|mut dir| dir.next().is_some())
+    {
         std::fs::create_dir_all("/run/netns").unwrap();
     }
     // Names of sandboxes are files; a private one keeps them from the machine.
@@ -47,7 +57,10 @@ pub(crate) fn plugin() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().unwrap().parent().unwrap().join("margay");
     if !path.exists() {
-        run(&format!("{} build -q -p cni-plugin --bin margay", env!("CARGO")));
+        run(&format!(
+            "{} build -q -p cni-plugin --bin margay",
+            env!("CARGO")
+        ));
     }
     path
 }
@@ -111,11 +124,20 @@ impl Call<'_> {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(self.conf.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(self.conf.as_bytes())
+            .unwrap();
         let output = child.wait_with_output().unwrap();
         let took = before.elapsed();
         let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        let code = if output.status.success() { 0 } else { value["code"].as_u64().unwrap_or(999) };
+        let code = if output.status.success() {
+            0
+        } else {
+            value["code"].as_u64().unwrap_or(999)
+        };
         (code, value, took)
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod bench;
+mod echo;
 mod exec;
 mod node;
 mod verbs;

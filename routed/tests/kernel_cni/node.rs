@@ -9,7 +9,10 @@ use std::time::Duration;
 use cni_plugin::spec::Families;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use model::{AttachmentId, Event, Kind, LocalEndpoint, Namespace, Node as NodeObject, NodeName, Object, Pod, PodRef, World};
+use model::{
+    AttachmentId, Event, Kind, LocalEndpoint, Namespace, Node as NodeObject, NodeName, Object, Pod,
+    PodRef, World,
+};
 use routed::cni::adapters::Links;
 use routed::cni::record::{Claim, Place};
 use routed::cni::seams::{Addresses, Ask, Cluster, Holding, Refusal, Unreleased};
@@ -74,7 +77,13 @@ impl Node {
         let kernel = Kernel::open(Path::new(SYSCTLS)).unwrap();
         let health = Arc::new(Health::default());
         let (stop, stopped) = watch::channel(false);
-        let reconciler = Reconciler::new(World::new(node.clone()), kernel, outlook, Arc::clone(&health), Metrics::default());
+        let reconciler = Reconciler::new(
+            World::new(node.clone()),
+            kernel,
+            outlook,
+            Arc::clone(&health),
+            Metrics::default(),
+        );
         let reconcile = tokio::spawn(reconciler.run(inbox, stopped.clone()));
         tell_cluster(&world, &node).await;
         let parts = Parts {
@@ -106,7 +115,10 @@ impl Node {
     }
 
     pub(crate) fn conf(&self) -> String {
-        format!(r#"{{"cniVersion":"1.1.0","name":"k8s-pod-network","type":"margay","socket":"{}"}}"#, self.socket().display())
+        format!(
+            r#"{{"cniVersion":"1.1.0","name":"k8s-pod-network","type":"margay","socket":"{}"}}"#,
+            self.socket().display()
+        )
     }
 
     pub(crate) async fn add_pod(&self, name: &str) {
@@ -114,7 +126,10 @@ impl Node {
     }
 
     pub(crate) async fn tell(&self, object: Object) {
-        self.world.tell(Event::Upsert(Box::new(object))).await.unwrap();
+        self.world
+            .tell(Event::Upsert(Box::new(object)))
+            .await
+            .unwrap();
     }
 
     /// Ends the daemon in order. The kernel keeps what it has.
@@ -126,21 +141,41 @@ impl Node {
 
     async fn until_in_sync(&self) {
         let mut sync = self.world.sync();
-        let waited = tokio::time::timeout(Duration::from_secs(10), sync.wait_for(|state| state.in_sync)).await;
-        assert!(waited.is_ok(), "not in sync: {:?}", self.world.sync().borrow().clone());
+        let waited = tokio::time::timeout(
+            Duration::from_secs(10),
+            sync.wait_for(|state| state.in_sync),
+        )
+        .await;
+        assert!(
+            waited.is_ok(),
+            "not in sync: {:?}",
+            self.world.sync().borrow().clone()
+        );
     }
 }
 
 async fn tell_cluster(world: &WorldHandle, node: &NodeName) {
-    let object = NodeObject::parse(node, "uid".into(), BTreeMap::new(), &BTreeMap::new(), vec!["192.0.2.1".parse().unwrap()]);
-    world.tell(Event::Upsert(Box::new(Object::Node(object.0)))).await.unwrap();
+    let object = NodeObject::parse(
+        node,
+        "uid".into(),
+        BTreeMap::new(),
+        &BTreeMap::new(),
+        vec!["192.0.2.1".parse().unwrap()],
+    );
+    world
+        .tell(Event::Upsert(Box::new(Object::Node(object.0))))
+        .await
+        .unwrap();
     let namespace = Namespace {
         name: "shop".into(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
         terminating: false,
     };
-    world.tell(Event::Upsert(Box::new(Object::Namespace(namespace)))).await.unwrap();
+    world
+        .tell(Event::Upsert(Box::new(Object::Namespace(namespace))))
+        .await
+        .unwrap();
     for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::Endpoint) {
         world.tell(Event::Synced(*kind)).await.unwrap();
     }
@@ -176,13 +211,22 @@ impl Addresses for Pool {
     fn assign(&self, ask: Ask) -> BoxFuture<'_, Result<Vec<Claim>, Refusal>> {
         let mut held = self.0.lock().unwrap();
         let taken: BTreeSet<IpAddr> = held.values().map(|claim| claim.address).collect();
-        let free = (1..=254).map(|last| IpAddr::from(Ipv4Addr::new(10, 65, 0, last))).find(|address| !taken.contains(address));
+        let free = (1..=254)
+            .map(|last| IpAddr::from(Ipv4Addr::new(10, 65, 0, last)))
+            .find(|address| !taken.contains(address));
         let answer = match (held.get(&ask.handle), free) {
             (Some(claim), _) => Ok(vec![claim.clone()]),
             (None, None) => Err(Refusal::Exhausted("the list is empty".into())),
             (None, Some(address)) => {
-                let place = Place { block: "10.65.0.0/24".parse().unwrap(), ordinal: 0, sequence: 1 };
-                let claim = Claim { address, place: Some(place) };
+                let place = Place {
+                    block: "10.65.0.0/24".parse().unwrap(),
+                    ordinal: 0,
+                    sequence: 1,
+                };
+                let claim = Claim {
+                    address,
+                    place: Some(place),
+                };
                 held.insert(ask.handle, claim.clone());
                 Ok(vec![claim])
             }
@@ -190,7 +234,11 @@ impl Addresses for Pool {
         async move { answer }.boxed()
     }
 
-    fn release(&self, handle: Arc<str>, _claims: Vec<Claim>) -> BoxFuture<'_, Result<(), Unreleased>> {
+    fn release(
+        &self,
+        handle: Arc<str>,
+        _claims: Vec<Claim>,
+    ) -> BoxFuture<'_, Result<(), Unreleased>> {
         self.0.lock().unwrap().remove(&handle);
         async { Ok(()) }.boxed()
     }
@@ -217,7 +265,10 @@ struct Told(WorldHandle);
 impl Cluster for Told {
     fn sync(&self) -> SyncState {
         // No watch is alive, and none is needed.
-        SyncState { api_reachable: true, ..self.0.sync().borrow().clone() }
+        SyncState {
+            api_reachable: true,
+            ..self.0.sync().borrow().clone()
+        }
     }
 
     fn settings(&self) -> CniSettings {

@@ -142,17 +142,15 @@ impl Kernel for Links {
                 .await
                 .map_err(|error| error.to_string())?;
             Ok(found.map(|inside| {
-                let leads_to = |gateway: IpAddr| {
-                    inside
-                        .routes
-                        .iter()
-                        .any(|(to, via)| to.addr() == gateway || *via == Some(gateway))
-                };
+                let to =
+                    |gateway: IpAddr| inside.routes.iter().any(|(to, _)| *to == gateway.into());
+                let via =
+                    |gateway: IpAddr| inside.routes.iter().any(|(_, via)| *via == Some(gateway));
                 SandboxLink {
                     up: inside.up,
                     mac: Mac(inside.end.mac.0),
-                    gateway_v4: leads_to(GATEWAY_V4.into()),
-                    gateway_v6: leads_to(GATEWAY_V6.into()),
+                    gateway_v4: to(GATEWAY_V4.into()),
+                    gateway_v6: via(GATEWAY_V6.into()),
                     addresses: inside.addresses,
                 }
             }))

@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cni_plugin::spec::{Code, Failure, Interface, Outcome};
+use cni_plugin::spec::{Code, Config, DefaultRoute, Failure, Outcome};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep};
 
 use super::Server;
 use crate::cni::call::Call;
 use crate::cni::cancel::Cancel;
+use crate::cni::names::PRIMARY;
 use crate::cni::record::{Record, Sandbox, State};
 use crate::cni::sandbox as namespaces;
 use crate::cni::seams::{HostLink, SandboxLink};
@@ -91,13 +92,12 @@ impl Server {
             let routed = routed.remove(&link.ifindex).unwrap_or_default();
             (link, routed)
         });
-        let mut found = compare(
-            &record,
-            identity,
-            call.config.previous.as_ref(),
-            inside.as_ref(),
+        let seen = Seen {
+            sandbox: identity,
+            inside,
             host,
-        );
+        };
+        let mut found = compare(&record, &Said::by(&call.config, &call.id.ifname), &seen);
         found.extend(self.lost_addresses(&record).await);
         Ok(found)
     }
@@ -121,14 +121,37 @@ impl Server {
     }
 }
 
-/// All differences, each one phrase. Tolerated: other routes, sysctls, a lower MTU, further addresses.
-fn compare(
-    record: &Record,
+/// What ADD was asked for and answered.
+struct Said<'a> {
+    previous: Option<&'a Outcome>,
+    /// Whether a default route must stand.
+    default_route: bool,
+}
+
+impl<'a> Said<'a> {
+    fn by(config: &'a Config, ifname: &str) -> Self {
+        Self {
+            previous: config.previous.as_ref(),
+            default_route: match config.default_route {
+                DefaultRoute::Always => true,
+                // Another interface may have had it first.
+                DefaultRoute::Auto => ifname == PRIMARY,
+                DefaultRoute::Never => false,
+            },
+        }
+    }
+}
+
+/// What stands now.
+struct Seen {
     sandbox: Sandbox,
-    previous: Option<&Outcome>,
-    inside: Option<&SandboxLink>,
+    inside: Option<SandboxLink>,
+    /// With the addresses routed over it.
     host: Option<(HostLink, Vec<IpAddr>)>,
-) -> Vec<String> {
+}
+
+/// All differences, each one phrase. Tolerated: other routes, sysctls, a lower MTU, further addresses.
+fn compare(record: &Record, said: &Said<'_>, seen: &Seen) -> Vec<String> {
     let mut found = Vec::new();
     if record.state != State::Attached {
         found.push(format!(
@@ -136,43 +159,37 @@ fn compare(
             record.state
         ));
     }
-    if record.sandbox.is_some_and(|recorded| recorded != sandbox) {
+    if record
+        .sandbox
+        .is_some_and(|recorded| recorded != seen.sandbox)
+    {
         found.push("the sandbox is another namespace than at ADD".into());
     }
-    let said = previous.and_then(|outcome| outcome.sandbox_interface(&record.id.ifname));
-    match inside {
+    match &seen.inside {
         None => found.push(format!(
             "{} does not exist in the sandbox",
             record.id.ifname
         )),
         Some(link) => found.extend(compare_inside(record, said, link)),
     }
-    match host {
+    match &seen.host {
         None => found.push(format!("the host interface {} does not exist", record.host)),
-        Some((link, routed)) => found.extend(compare_host(record, &link, &routed)),
+        Some((link, routed)) => found.extend(compare_host(record, link, routed)),
     }
-    let addresses = |outcome: &Outcome| {
-        outcome
-            .ips
+    if let Some(previous) = said.previous {
+        let told: Vec<IpAddr> = previous.ips.iter().map(|ip| ip.address.addr()).collect();
+        let untold = record
+            .claims
             .iter()
-            .map(|ip| ip.address.addr())
-            .collect::<Vec<_>>()
-    };
-    let said = previous.map(addresses).unwrap_or_default();
-    for claim in record
-        .claims
-        .iter()
-        .filter(|claim| previous.is_some() && !said.contains(&claim.address))
-    {
-        found.push(format!(
-            "prevResult does not have the address {}",
-            claim.address
-        ));
+            .filter(|claim| !told.contains(&claim.address));
+        found.extend(
+            untold.map(|claim| format!("prevResult does not have the address {}", claim.address)),
+        );
     }
     found
 }
 
-fn compare_inside(record: &Record, said: Option<&Interface>, link: &SandboxLink) -> Vec<String> {
+fn compare_inside(record: &Record, said: &Said<'_>, link: &SandboxLink) -> Vec<String> {
     let mut found = Vec::new();
     let ifname = &record.id.ifname;
     if !link.up {
@@ -180,7 +197,8 @@ fn compare_inside(record: &Record, said: Option<&Interface>, link: &SandboxLink)
     }
     let mac = link.mac.to_string();
     if let Some(wanted) = said
-        .and_then(|interface| interface.mac.as_deref())
+        .previous
+        .and_then(|previous| previous.sandbox_interface(ifname)?.mac.as_deref())
         .filter(|wanted| !wanted.eq_ignore_ascii_case(&mac))
     {
         found.push(format!("{ifname} has the MAC {mac}, ADD said {wanted}"));
@@ -189,10 +207,10 @@ fn compare_inside(record: &Record, said: Option<&Interface>, link: &SandboxLink)
         if !link.addresses.contains(&IpNet::from(claim.address)) {
             found.push(format!("{ifname} lacks the address {}", claim.address));
         }
-        let gateway = if claim.address.is_ipv4() {
-            link.gateway_v4
-        } else {
-            link.gateway_v6
+        let gateway = match claim.address {
+            IpAddr::V4(_) => link.gateway_v4,
+            // Unlike the IPv4 gateway, which has a route of its own, this one is seen only in the default route.
+            IpAddr::V6(_) => link.gateway_v6 || !said.default_route,
         };
         if !gateway {
             found.push(format!(
@@ -267,25 +285,36 @@ mod tests {
         .unwrap()
     }
 
+    fn found(record: &Record, previous: &Outcome, seen: &Seen) -> Vec<String> {
+        let said = Said {
+            previous: Some(previous),
+            default_route: true,
+        };
+        compare(record, &said, seen)
+    }
+
+    fn seen(record: &Record) -> Seen {
+        Seen {
+            sandbox: record.sandbox.unwrap(),
+            inside: Some(inside()),
+            host: Some(host()),
+        }
+    }
+
     #[test]
     fn what_add_left_has_no_difference() {
         let record = record(1, State::Attached);
-        let found = compare(
-            &record,
-            record.sandbox.unwrap(),
-            Some(&previous()),
-            Some(&inside()),
-            Some(host()),
+        assert_eq!(
+            found(&record, &previous(), &seen(&record)),
+            Vec::<String>::new()
         );
-        assert_eq!(found, Vec::<String>::new());
     }
 
     #[test]
     fn each_difference_is_named() {
         let record = record(1, State::Attached);
-        let sandbox = record.sandbox.unwrap();
         type Change = fn(&mut SandboxLink, &mut (HostLink, Vec<IpAddr>));
-        let table: [(Change, &str); 8] = [
+        let table: [(Change, &str); 7] = [
             (|inside, _| inside.up = false, "eth0 is down"),
             (|inside, _| inside.mac = Mac::default(), "MAC"),
             (|inside, _| inside.addresses.clear(), "lacks the address"),
@@ -293,26 +322,48 @@ mod tests {
             (|_, host| host.0.up = false, "policy"),
             (|_, host| host.0.ifindex = 99, "index"),
             (|_, host| host.1.clear(), "no route leads"),
-            (|_, _| (), ""),
         ];
         for (change, named) in table {
-            let (mut inside, mut host) = (inside(), host());
-            change(&mut inside, &mut host);
-            let found = compare(
-                &record,
-                sandbox,
-                Some(&previous()),
-                Some(&inside),
-                Some(host),
-            )
-            .join("; ");
+            let mut seen = seen(&record);
+            change(seen.inside.as_mut().unwrap(), seen.host.as_mut().unwrap());
+            let found = found(&record, &previous(), &seen).join("; ");
             assert!(found.contains(named), "{named}: {found}");
         }
-        let other = Sandbox {
-            device: 4,
-            inode: 1,
+        let other = Seen {
+            sandbox: Sandbox {
+                device: 4,
+                inode: 1,
+            },
+            inside: None,
+            host: None,
         };
-        let found = compare(&record, other, Some(&Outcome::default()), None, None);
-        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(found(&record, &Outcome::default(), &other).len(), 4);
+    }
+
+    #[test]
+    fn the_ipv6_gateway_is_wanted_only_where_the_default_route_is() {
+        let mut record = record(1, State::Attached);
+        record.claims = vec![crate::cni::record::Claim {
+            address: "fd00::7".parse().unwrap(),
+            place: None,
+        }];
+        let mut seen = seen(&record);
+        seen.inside
+            .as_mut()
+            .unwrap()
+            .addresses
+            .push("fd00::7/128".parse().unwrap());
+        seen.host
+            .as_mut()
+            .unwrap()
+            .1
+            .push("fd00::7".parse().unwrap());
+        for (default_route, differences) in [(true, 1), (false, 0)] {
+            let said = Said {
+                previous: None,
+                default_route,
+            };
+            assert_eq!(compare(&record, &said, &seen).len(), differences);
+        }
     }
 }
