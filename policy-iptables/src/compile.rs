@@ -323,8 +323,8 @@ impl Findings {
     }
 }
 
-/// Reads a prefix; host bits are cut off, a bare address is a host. Spellings that Rust's reader refuses (leading zeros) are
-/// refused, because two readers could understand them differently.
+/// Reads a prefix; host bits are cut off, a bare address is a host. Leading zeros are read as the API server reads them (decimal),
+/// everything else it would refuse is refused.
 fn read_net(text: &str) -> Option<IpNet> {
     let net: Option<IpNet> = text.parse().ok();
     net.map(|net| net.trunc()).or_else(|| {

@@ -24,6 +24,7 @@ mod driver;
 mod everything;
 mod namespace;
 mod random;
+mod tables;
 mod traffic;
 mod wire;
 mod worlds;

@@ -257,7 +257,7 @@ fn kubernetes_peer(rng: &mut SmallRng) -> Value {
         5 => json!({ "ipBlock": { "cidr": net(rng), "except": [net(rng)] } }),
         6 => json!({ "ipBlock": { "cidr": net(rng) } }),
         _ => {
-            json!({ "ipBlock": { "cidr": *pick(rng, &["010.0.0.0/8", "nonsense", "10.244.0.1"]) } })
+            json!({ "ipBlock": { "cidr": *pick(rng, &["010.0.0.0/8", "10.0.0.0/33", "nonsense", "10.244.0.1"]) } })
         }
     }
 }

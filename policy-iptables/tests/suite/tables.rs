@@ -1,0 +1,1042 @@
+//! The sentences of the semantics as cases written by hand: reference and walker must both give the verdict that stands here.
+//!
+//! The scene: namespaces `x`, `y`, `z` (label `team`: red, blue, none) with pods `a`, `b`, `c` each (label `pod`), all on this
+//! node. Pod `n` has address `10.244.0.(n + 1)`. Every pod serves `web` on TCP 80 and `dns` on UDP 53; `y/b` serves `web` on 8080.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use model::endpoint::Labels;
+use model::{
+    AttachmentId, Event, LocalEndpoint, NamedPort, Namespace, Pod, PodRef, Transport, World,
+};
+use policy_iptables::compile::{Finding, Reason};
+use policy_iptables::plan::{HostAction, Planner, Settings};
+use policy_iptables::verdict::evaluate::evaluate;
+use policy_iptables::verdict::{Device, Locals, Outcome, Packet, Payload, State, faults, walk};
+use serde_json::{Value, json};
+
+const PODS: [&str; 9] = [
+    "x/a", "x/b", "x/c", "y/a", "y/b", "y/c", "z/a", "z/b", "z/c",
+];
+
+fn pod_of(name: &str) -> Option<usize> {
+    PODS.iter().position(|pod| *pod == name)
+}
+
+fn address_of(name: &str) -> IpAddr {
+    match (name, pod_of(name)) {
+        (_, Some(n)) => IpAddr::from([10, 244, 0, u8::try_from(n + 1).unwrap()]),
+        ("host", None) => IpAddr::from([192, 0, 2, 1]),
+        (text, None) => text.parse().unwrap(),
+    }
+}
+
+fn device(n: usize) -> Device {
+    Device {
+        index: u32::try_from(n + 10).unwrap(),
+        name: format!("cali{n}").into(),
+    }
+}
+
+fn pod(n: usize) -> Pod {
+    let (namespace, name) = PODS[n].split_once('/').unwrap();
+    let web = if PODS[n] == "y/b" { 8080 } else { 80 };
+    let port = |name: &str, protocol, port| NamedPort {
+        name: name.into(),
+        protocol,
+        port,
+    };
+    Pod {
+        id: PodRef::new(namespace, name),
+        uid: PODS[n].into(),
+        node: Some("node".into()),
+        labels: Labels::from([("pod".into(), name.into())]),
+        annotations: BTreeMap::new(),
+        service_account: Some(format!("sa-{name}").as_str().into()),
+        ips: vec![address_of(PODS[n])],
+        finished: false,
+        terminating: false,
+        host_network: false,
+        ports: vec![
+            port("web", Transport::Tcp, web),
+            port("dns", Transport::Udp, 53),
+        ],
+    }
+}
+
+fn endpoint(n: usize) -> LocalEndpoint {
+    LocalEndpoint {
+        id: AttachmentId {
+            network: "margay".into(),
+            container_id: PODS[n].into(),
+            ifname: "eth0".into(),
+        },
+        pod: Some(pod(n).id),
+        pod_uid: Some(PODS[n].into()),
+        interface: device(n).name,
+        ifindex: device(n).index,
+        mac: None,
+        addresses: vec![address_of(PODS[n])],
+        labels: Labels::new(),
+    }
+}
+
+fn scene() -> World {
+    let mut world = World::new("node".into());
+    for (name, team) in [("x", Some("red")), ("y", Some("blue")), ("z", None)] {
+        let mut labels = Labels::from([("ns".into(), name.into())]);
+        labels.extend(team.map(|team| ("team".into(), team.into())));
+        let annotations = BTreeMap::new();
+        let namespace = Namespace {
+            name: name.into(),
+            labels,
+            annotations,
+            terminating: false,
+        };
+        world.apply(Event::upsert(namespace));
+    }
+    for n in 0..PODS.len() {
+        world.apply(Event::upsert(pod(n)));
+        world.apply(Event::upsert(endpoint(n)));
+    }
+    world
+}
+
+fn add(world: &mut World, object: &Value) {
+    let event = match object["kind"].as_str().unwrap() {
+        "Tier" => Event::upsert(read::<api::Tier>(object)),
+        "GlobalNetworkPolicy" => Event::upsert(read::<api::GlobalNetworkPolicy>(object)),
+        "NetworkPolicy" if object["apiVersion"] == "projectcalico.org/v3" => {
+            Event::upsert(read::<api::NetworkPolicy>(object))
+        }
+        _ => Event::upsert(read::<api::networking::NetworkPolicy>(object)),
+    };
+    world.apply(event);
+}
+
+fn read<T: serde::de::DeserializeOwned>(object: &Value) -> T {
+    serde_json::from_value(object.clone()).unwrap()
+}
+
+/// `tcp 80`, `udp 53`, `sctp 9`, `icmp 8`, `proto 47`.
+fn payload(text: &str) -> Payload {
+    let (protocol, number) = text.split_once(' ').unwrap();
+    let number: u16 = number.parse().unwrap();
+    let transport = |protocol| Payload::Transport {
+        protocol,
+        source: 40_000,
+        destination: number,
+    };
+    match protocol {
+        "tcp" => transport(6),
+        "udp" => transport(17),
+        "sctp" => transport(132),
+        "icmp" => Payload::Icmp {
+            kind: u8::try_from(number).unwrap(),
+            code: 0,
+        },
+        _ => Payload::Other(u8::try_from(number).unwrap()),
+    }
+}
+
+fn packet(from: &str, to: &str, what: &str) -> Packet {
+    let outside = || Device {
+        index: 2,
+        name: "eth0".into(),
+    };
+    let device_of = |name: &str| pod_of(name).map_or_else(outside, device);
+    Packet {
+        input: (from != "host").then(|| device_of(from)),
+        output: (to != "host").then(|| device_of(to)),
+        source: address_of(from),
+        destination: address_of(to),
+        payload: payload(what),
+        state: State::New,
+        mark: 0,
+        local: Locals {
+            destination: to == "host",
+            source: from == "host",
+            source_on_output: false,
+        },
+    }
+}
+
+/// From, to, what, and whether it passes.
+type Probe = (&'static str, &'static str, &'static str, bool);
+
+fn check_with(settings: &Settings, world: &mut World, probes: &[Probe]) -> Vec<Finding> {
+    let plan = Planner::new().plan(world, settings);
+    assert_eq!(faults(&plan.ruleset), Vec::<String>::new());
+    for (from, to, what, passes) in probes {
+        let packet = packet(from, to, what);
+        let decided = evaluate(world, settings, &packet);
+        let walked = walk(&plan.ruleset, &packet);
+        let expected = if *passes {
+            Outcome::Pass
+        } else {
+            Outcome::Drop
+        };
+        assert_eq!(
+            decided.outcome, expected,
+            "reference, {from} to {to} {what}: {:#?}",
+            decided.steps
+        );
+        assert_eq!(
+            walked.outcome, expected,
+            "walker, {from} to {to} {what}: {:#?}",
+            walked.trace
+        );
+    }
+    plan.findings
+}
+
+fn check(objects: &[Value], probes: &[Probe]) -> Vec<Finding> {
+    let mut world = scene();
+    objects.iter().for_each(|object| add(&mut world, object));
+    check_with(&Settings::default(), &mut world, probes)
+}
+
+fn kubernetes(namespace: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "policy", "namespace": namespace }, "spec": spec,
+    })
+}
+
+fn named(name: &str, mut object: Value) -> Value {
+    object["metadata"]["name"] = json!(name);
+    object
+}
+
+fn global(spec: &Value) -> Value {
+    json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+        "metadata": { "name": "policy" }, "spec": spec,
+    })
+}
+
+fn namespaced(namespace: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy",
+        "metadata": { "name": "policy", "namespace": namespace }, "spec": spec,
+    })
+}
+
+fn tier(name: &str, order: u32, end: &str) -> Value {
+    json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "Tier",
+        "metadata": { "name": name }, "spec": { "order": order, "defaultAction": end },
+    })
+}
+
+#[test]
+fn without_policy_everything_passes_and_unknown_interfaces_do_not() {
+    check(
+        &[],
+        &[
+            ("x/a", "y/b", "tcp 80", true),
+            ("x/a", "198.51.100.1", "udp 53", true),
+            ("198.51.100.1", "x/a", "icmp 8", true),
+            ("host", "x/a", "tcp 80", true),
+        ],
+    );
+    let mut world = scene();
+    let id = endpoint(0).id;
+    world.apply(Event::Delete(model::Key::Endpoint(id)));
+    check_with(
+        &Settings::default(),
+        &mut world,
+        &[
+            ("x/a", "y/b", "tcp 80", false),
+            ("y/b", "x/a", "tcp 80", false),
+            ("y/b", "y/a", "tcp 80", true),
+        ],
+    );
+}
+
+#[test]
+fn isolation_is_per_direction_and_spares_the_host_and_oneself() {
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "policyTypes": ["Ingress"] }),
+        )],
+        &[
+            ("y/a", "x/a", "tcp 80", false),
+            ("x/b", "x/a", "tcp 80", false),
+            ("198.51.100.1", "x/a", "tcp 80", false),
+            ("x/a", "y/a", "tcp 80", true),
+            ("x/a", "x/a", "tcp 80", true),
+            ("host", "x/a", "tcp 80", true),
+            ("y/a", "z/a", "tcp 80", true),
+        ],
+    );
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": { "matchLabels": { "pod": "a" } }, "policyTypes": ["Egress"] }),
+        )],
+        &[
+            ("x/a", "y/a", "tcp 80", false),
+            ("x/a", "198.51.100.1", "udp 53", false),
+            ("x/b", "y/a", "tcp 80", true),
+            ("y/a", "x/a", "tcp 80", true),
+        ],
+    );
+}
+
+#[test]
+fn absent_types_are_ingress_and_egress_only_with_an_egress_rule() {
+    let closed = [
+        ("y/a", "x/a", "tcp 80", false),
+        ("x/a", "y/a", "tcp 80", true),
+    ];
+    check(&[kubernetes("x", &json!({ "podSelector": {} }))], &closed);
+    check(
+        &[kubernetes("x", &json!({ "podSelector": {}, "egress": [] }))],
+        &closed,
+    );
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "egress": [{}] }),
+        )],
+        &closed,
+    );
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "egress": [{ "ports": [{ "port": 80 }] }] }),
+        )],
+        &[
+            ("y/a", "x/a", "tcp 80", false),
+            ("x/a", "y/a", "tcp 80", true),
+            ("x/a", "y/a", "tcp 81", false),
+        ],
+    );
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [{}] }),
+        )],
+        &[("y/a", "x/a", "proto 47", true)],
+    );
+}
+
+#[test]
+fn peers_select_pods_of_the_right_namespaces() {
+    let with = |peer: Value| {
+        kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [{ "from": [peer] }] }),
+        )
+    };
+    check(
+        &[with(
+            json!({ "podSelector": { "matchLabels": { "pod": "b" } } }),
+        )],
+        &[
+            ("x/b", "x/a", "tcp 80", true),
+            ("y/b", "x/a", "tcp 80", false),
+            ("x/c", "x/a", "tcp 80", false),
+        ],
+    );
+    check(
+        &[with(json!({ "namespaceSelector": {} }))],
+        &[
+            ("y/b", "x/a", "tcp 80", true),
+            ("198.51.100.1", "x/a", "tcp 80", false),
+        ],
+    );
+    let both = json!({ "namespaceSelector": { "matchLabels": { "team": "blue" } }, "podSelector": { "matchLabels": { "pod": "b" } } });
+    check(
+        &[with(both)],
+        &[
+            ("y/b", "x/a", "tcp 80", true),
+            ("y/a", "x/a", "tcp 80", false),
+            ("z/b", "x/a", "tcp 80", false),
+        ],
+    );
+    let not_blue = json!({ "namespaceSelector": { "matchExpressions": [{ "key": "team", "operator": "NotIn", "values": ["blue"] }] } });
+    check(
+        &[with(not_blue)],
+        &[
+            ("z/b", "x/a", "tcp 80", true),
+            ("y/b", "x/a", "tcp 80", false),
+            ("198.51.100.1", "x/a", "tcp 80", false),
+        ],
+    );
+}
+
+#[test]
+fn list_entries_are_alternatives_and_policies_add_up() {
+    let from = |pod: &str| json!({ "podSelector": { "matchLabels": { "pod": pod } } });
+    let rule = json!({ "from": [from("b"), { "ipBlock": { "cidr": "198.51.100.0/24" } }] });
+    let first = kubernetes("x", &json!({ "podSelector": {}, "ingress": [rule] }));
+    let second = named(
+        "other",
+        kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [{ "from": [from("c")], "ports": [{ "port": 443 }] }] }),
+        ),
+    );
+    check(
+        &[first, second],
+        &[
+            ("x/b", "x/a", "tcp 80", true),
+            ("198.51.100.9", "x/a", "tcp 80", true),
+            ("x/c", "x/a", "tcp 443", true),
+            ("x/c", "x/a", "tcp 80", false),
+            ("y/b", "x/a", "tcp 80", false),
+        ],
+    );
+}
+
+#[test]
+fn an_address_block_is_a_cidr_minus_its_exceptions_and_rules_form_a_union() {
+    let block = |cidr: &str, except: &[&str]| json!({ "from": [{ "ipBlock": { "cidr": cidr, "except": except } }] });
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [block("198.51.100.0/24", &["198.51.100.128/25"]), block("198.51.100.200/32", &[])] }),
+        )],
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", true),
+            ("198.51.100.129", "x/a", "tcp 80", false),
+            ("198.51.100.200", "x/a", "tcp 80", true),
+            ("192.0.2.7", "x/a", "tcp 80", false),
+        ],
+    );
+    // Leading zeros mean to us what they mean to the API server; host bits are cut off.
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [block("198.051.100.7/24", &[])] }),
+        )],
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", true),
+            ("192.0.2.7", "x/a", "tcp 80", false),
+        ],
+    );
+    // It also matches pods inside it.
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [block("10.244.0.0/30", &["10.244.0.3/32"])] }),
+        )],
+        &[
+            ("x/b", "x/a", "tcp 80", true),
+            ("x/c", "x/a", "tcp 80", false),
+            ("y/c", "x/a", "tcp 80", false),
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_read_matches_nothing_and_is_reported() {
+    let peers = json!([
+        { "ipBlock": { "cidr": "198.51.100.0/33" } },
+        { "ipBlock": { "cidr": "0.0.0.0/0", "except": ["nonsense"] } },
+        { "ipBlock": { "cidr": "0.0.0.0/0" }, "podSelector": {} },
+        {},
+        { "podSelector": { "matchLabels": { "pod": "b" } } },
+    ]);
+    let findings = check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [{ "from": peers }] }),
+        )],
+        &[
+            ("x/b", "x/a", "tcp 80", true),
+            ("x/c", "x/a", "tcp 80", false),
+            ("198.51.100.1", "x/a", "tcp 80", false),
+        ],
+    );
+    let paths: Vec<&str> = findings
+        .iter()
+        .map(|finding| finding.path.as_str())
+        .collect();
+    assert_eq!(
+        paths,
+        [0, 1, 2, 3].map(|n| format!("spec.ingress[0].from[{n}]"))
+    );
+    let ports = json!([{ "port": 80, "protocol": "DCCP" }, { "port": 90, "endPort": 80 }, { "endPort": 80 }, { "port": "web", "endPort": 90 }, { "port": 70000 }]);
+    let findings = check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [{ "ports": ports }] }),
+        )],
+        &[
+            ("x/b", "x/a", "tcp 80", false),
+            ("x/b", "x/a", "udp 80", false),
+            ("x/b", "x/a", "icmp 8", false),
+        ],
+    );
+    assert_eq!(findings.len(), 5);
+}
+
+#[test]
+fn ports_default_to_tcp_and_absent_ports_mean_any_protocol() {
+    let ports = |ports: Value| {
+        kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [{ "ports": ports }] }),
+        )
+    };
+    check(
+        &[ports(
+            json!([{ "port": 80 }, { "port": 9, "protocol": "SCTP" }, { "protocol": "UDP" }]),
+        )],
+        &[
+            ("y/a", "x/a", "tcp 80", true),
+            ("y/a", "x/a", "tcp 9", false),
+            ("y/a", "x/a", "sctp 9", true),
+            ("y/a", "x/a", "sctp 80", false),
+            ("y/a", "x/a", "udp 1234", true),
+            ("y/a", "x/a", "icmp 8", false),
+        ],
+    );
+    check(
+        &[ports(json!([{ "port": 8000, "endPort": 8080 }]))],
+        &[
+            ("y/a", "x/a", "tcp 7999", false),
+            ("y/a", "x/a", "tcp 8000", true),
+            ("y/a", "x/a", "tcp 8080", true),
+            ("y/a", "x/a", "tcp 8081", false),
+        ],
+    );
+    check(
+        &[ports(json!([]))],
+        &[
+            ("y/a", "x/a", "icmp 8", true),
+            ("y/a", "x/a", "proto 47", true),
+        ],
+    );
+}
+
+#[test]
+fn a_named_port_is_the_one_the_destination_serves() {
+    let ports = json!([{ "port": "web" }, { "port": "dns", "protocol": "TCP" }]);
+    check(
+        &[kubernetes(
+            "y",
+            &json!({ "podSelector": {}, "ingress": [{ "ports": ports }] }),
+        )],
+        &[
+            ("x/a", "y/a", "tcp 80", true),
+            ("x/a", "y/b", "tcp 80", false),
+            ("x/a", "y/b", "tcp 8080", true),
+            ("x/a", "y/a", "udp 80", false),
+            ("x/a", "y/a", "tcp 53", false),
+        ],
+    );
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": [{ "ports": [{ "port": "web" }] }] }),
+        )],
+        &[
+            ("x/a", "y/a", "tcp 80", true),
+            ("x/a", "y/b", "tcp 8080", true),
+            ("x/a", "y/b", "tcp 80", false),
+            ("x/a", "198.51.100.1", "tcp 80", false),
+        ],
+    );
+}
+
+#[test]
+fn host_network_and_finished_pods_are_nobody() {
+    let policy = kubernetes(
+        "x",
+        &json!({ "podSelector": {}, "ingress": [{ "from": [{ "podSelector": {} }] }] }),
+    );
+    let mut world = scene();
+    add(&mut world, &policy);
+    let settings = Settings::default();
+    check_with(&settings, &mut world, &[("x/b", "x/a", "tcp 80", true)]);
+    world.apply(Event::upsert(Pod {
+        finished: true,
+        ..pod(1)
+    }));
+    check_with(
+        &settings,
+        &mut world,
+        &[
+            ("x/b", "x/a", "tcp 80", false),
+            ("x/c", "x/a", "tcp 80", true),
+        ],
+    );
+    // A pod that terminates keeps its identity, and so does one that the API forgot while its sandbox stands.
+    world.apply(Event::upsert(Pod {
+        terminating: true,
+        ..pod(2)
+    }));
+    world.apply(Event::Delete(model::Key::Pod(pod(2).id)));
+    check_with(&settings, &mut world, &[("x/c", "x/a", "tcp 80", true)]);
+    world.apply(Event::Delete(model::Key::Endpoint(endpoint(2).id)));
+    check_with(&settings, &mut world, &[("x/c", "x/a", "tcp 80", false)]);
+}
+
+#[test]
+fn a_label_change_is_seen_at_once() {
+    let mut world = scene();
+    let blue = json!({ "namespaceSelector": { "matchLabels": { "team": "blue" } } });
+    add(
+        &mut world,
+        &kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [{ "from": [blue] }] }),
+        ),
+    );
+    let settings = Settings::default();
+    check_with(&settings, &mut world, &[("z/a", "x/a", "tcp 80", false)]);
+    let labels = Labels::from([("team".into(), "blue".into())]);
+    let namespace = Namespace {
+        name: "z".into(),
+        labels,
+        annotations: BTreeMap::new(),
+        terminating: false,
+    };
+    world.apply(Event::upsert(namespace));
+    check_with(&settings, &mut world, &[("z/a", "x/a", "tcp 80", true)]);
+}
+
+#[test]
+fn a_pod_reaches_its_own_host_by_egress_policy_and_the_host_action() {
+    let accept = Settings {
+        host_action: HostAction::Accept,
+        ..Settings::default()
+    };
+    let mut world = scene();
+    check_with(
+        &Settings::default(),
+        &mut world,
+        &[("x/a", "host", "tcp 80", false)],
+    );
+    check_with(&accept, &mut world, &[("x/a", "host", "tcp 80", true)]);
+    add(
+        &mut world,
+        &kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "policyTypes": ["Egress"] }),
+        ),
+    );
+    check_with(
+        &accept,
+        &mut world,
+        &[
+            ("x/a", "host", "tcp 80", false),
+            ("y/a", "host", "tcp 80", true),
+        ],
+    );
+}
+
+#[test]
+fn fixed_rules_hold_whatever_policy_says() {
+    let mut world = scene();
+    let mut settings = Settings {
+        host_action: HostAction::Accept,
+        ..Settings::default()
+    };
+    settings.nat.vxlan_port = Some(4789);
+    settings.nat.tunnel_sources = ["192.0.2.0/24".parse().unwrap()].into();
+    settings.service_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+    check_with(
+        &settings,
+        &mut world,
+        &[
+            ("x/a", "y/a", "udp 4789", false),
+            ("x/a", "y/a", "proto 4", false),
+            ("192.0.2.7", "host", "udp 4789", true),
+            ("198.51.100.1", "host", "udp 4789", false),
+            ("x/a", "203.0.113.1", "tcp 80", false),
+            ("198.51.100.1", "203.0.113.1", "tcp 80", false),
+            ("x/a", "198.51.100.1", "tcp 80", true),
+        ],
+    );
+    // A source that is not its own, and the host's loopback before any translation.
+    let mut spoofed = packet("x/a", "y/a", "tcp 80");
+    spoofed.source = address_of("x/b");
+    let mut loopback = packet("x/a", "host", "tcp 80");
+    loopback.destination = "127.0.0.1".parse().unwrap();
+    let ruleset = Planner::new().plan(&mut world, &settings).ruleset;
+    for packet in [spoofed, loopback] {
+        assert_eq!(evaluate(&world, &settings, &packet).outcome, Outcome::Drop);
+        assert_eq!(walk(&ruleset, &packet).outcome, Outcome::Drop);
+    }
+}
+
+#[test]
+fn the_web_tier_may_reach_the_database_and_nobody_else() {
+    let spec = json!({
+        "selector": "pod == 'a' && projectcalico.org/namespace in {'y', 'z'}",
+        "types": ["Ingress"],
+        "ingress": [
+            { "action": "Allow", "protocol": "TCP", "source": { "selector": "pod == 'b'" }, "destination": { "ports": [3306] } },
+            { "action": "Deny" },
+        ],
+    });
+    check(
+        &[global(&spec)],
+        &[
+            ("x/b", "y/a", "tcp 3306", true),
+            ("x/b", "z/a", "tcp 3306", true),
+            ("x/b", "y/a", "tcp 80", false),
+            ("x/c", "y/a", "tcp 3306", false),
+            ("198.51.100.1", "y/a", "tcp 3306", false),
+            ("x/c", "x/a", "tcp 3306", true),
+        ],
+    );
+}
+
+#[test]
+fn tiers_are_asked_in_order_and_pass_leads_to_the_next() {
+    let rules = |rules: Value| json!({ "tier": "first", "selector": "all()", "types": ["Ingress"], "ingress": rules });
+    let pass = rules(json!([
+        { "action": "Pass", "protocol": "TCP", "destination": { "ports": [80] } },
+        { "action": "Allow", "protocol": "TCP", "destination": { "ports": [443] } },
+    ]));
+    let knp = kubernetes(
+        "x",
+        &json!({ "podSelector": {}, "ingress": [{ "from": [{ "podSelector": {} }] }] }),
+    );
+    let probes = [
+        ("x/b", "x/a", "tcp 80", true),
+        ("y/a", "x/a", "tcp 80", false),
+        ("y/a", "x/a", "tcp 443", true),
+        // Nobody passed it on, so the first tier ends it.
+        ("x/b", "x/a", "tcp 81", false),
+        // Behind the last tier: the profile.
+        ("x/b", "y/a", "tcp 80", true),
+    ];
+    check(
+        &[tier("first", 10, "Deny"), global(&pass), knp.clone()],
+        &probes,
+    );
+    // A tier behind the default one never hears of what was decided before it.
+    check(
+        &[tier("first", 2_000_000, "Deny"), global(&pass), knp],
+        &[
+            ("x/b", "x/a", "tcp 81", true),
+            ("y/a", "x/a", "tcp 443", false),
+            ("y/a", "z/a", "tcp 81", false),
+        ],
+    );
+}
+
+#[test]
+fn a_tier_that_ends_in_pass_leaves_the_undecided_to_the_next() {
+    let spec = json!({ "tier": "first", "selector": "all()", "types": ["Ingress"], "ingress": [{ "action": "Deny", "protocol": "TCP", "destination": { "ports": [22] } }] });
+    check(
+        &[tier("first", 10, "Pass"), global(&spec)],
+        &[
+            ("y/a", "x/a", "tcp 22", false),
+            ("y/a", "x/a", "tcp 80", true),
+        ],
+    );
+    // The same in two tiers with Pass rules between them and a profile at the end.
+    let pass = |tier: &str, port: u32| {
+        json!({ "tier": tier, "selector": "all()", "types": ["Ingress"], "ingress": [
+        { "action": "Pass", "protocol": "TCP", "destination": { "ports": [port, 90] } },
+        { "action": "Allow", "protocol": "UDP" },
+    ] })
+    };
+    let objects = [
+        tier("first", 10, "Deny"),
+        tier("second", 20, "Deny"),
+        named("one", global(&pass("first", 80))),
+        named("two", global(&pass("second", 81))),
+    ];
+    check(
+        &objects,
+        &[
+            ("y/a", "x/a", "tcp 90", true),
+            ("y/a", "x/a", "tcp 80", false),
+            ("y/a", "x/a", "tcp 81", false),
+            ("y/a", "x/a", "udp 7", true),
+        ],
+    );
+}
+
+#[test]
+fn a_tier_that_does_not_exist_comes_last_and_denies() {
+    let spec = json!({ "tier": "nowhere", "selector": "pod == 'a'", "types": ["Ingress"], "ingress": [{ "action": "Allow", "protocol": "UDP" }] });
+    let findings = check(
+        &[global(&spec)],
+        &[
+            ("y/b", "x/a", "udp 53", true),
+            ("y/b", "x/a", "tcp 80", false),
+            ("y/b", "x/b", "tcp 80", true),
+        ],
+    );
+    assert_eq!(findings.len(), 1);
+    assert_eq!(
+        (findings[0].path.as_str(), findings[0].reason),
+        ("spec.tier", Reason::RefNotFound)
+    );
+}
+
+#[test]
+fn order_decides_inside_a_tier_and_names_break_ties() {
+    let spec = |order: Value, action: &str| json!({ "order": order, "selector": "all()", "types": ["Ingress"], "ingress": [{ "action": action }] });
+    let pair = |first: (&str, Value, &str), second: (&str, Value, &str)| {
+        [
+            named(first.0, global(&spec(first.1, first.2))),
+            named(second.0, global(&spec(second.1, second.2))),
+        ]
+    };
+    for (objects, passes) in [
+        (
+            pair(("a", json!(2.0), "Allow"), ("b", json!(1.5), "Deny")),
+            false,
+        ),
+        (
+            pair(("a", json!(1.0), "Allow"), ("b", json!(1.5), "Deny")),
+            true,
+        ),
+        (
+            pair(("a", json!(null), "Allow"), ("b", json!(1e9), "Deny")),
+            false,
+        ),
+        (
+            pair(("a", json!(1), "Allow"), ("b", json!(1), "Deny")),
+            true,
+        ),
+        (
+            pair(("b", json!(1), "Allow"), ("a", json!(1), "Deny")),
+            false,
+        ),
+    ] {
+        check(&objects, &[("y/a", "x/a", "tcp 80", passes)]);
+    }
+}
+
+#[test]
+fn selectors_know_endpoints_and_not_selectors_know_everybody_else() {
+    let ingress = |source: Value| {
+        global(
+            &json!({ "selector": "all()", "types": ["Ingress"], "ingress": [{ "action": "Allow", "source": source }] }),
+        )
+    };
+    check(
+        &[ingress(json!({ "selector": "pod != 'b'" }))],
+        &[
+            ("y/a", "x/a", "tcp 80", true),
+            ("y/b", "x/a", "tcp 80", false),
+            ("198.51.100.1", "x/a", "tcp 80", false),
+        ],
+    );
+    check(
+        &[ingress(json!({ "notSelector": "pod == 'b'" }))],
+        &[
+            ("y/b", "x/a", "tcp 80", false),
+            ("198.51.100.1", "x/a", "tcp 80", true),
+        ],
+    );
+    check(
+        &[ingress(
+            json!({ "selector": "has(pod)", "notSelector": "pod == 'b'" }),
+        )],
+        &[
+            ("y/a", "x/a", "tcp 80", true),
+            ("y/b", "x/a", "tcp 80", false),
+            ("198.51.100.1", "x/a", "tcp 80", false),
+        ],
+    );
+    // Nobody carries it: nothing matches, which is not the same as anything.
+    check(
+        &[ingress(json!({ "selector": "has(nobody)" }))],
+        &[("y/a", "x/a", "tcp 80", false)],
+    );
+    check(
+        &[ingress(json!({ "namespaceSelector": "global()" }))],
+        &[
+            ("y/a", "x/a", "tcp 80", false),
+            ("198.51.100.1", "x/a", "tcp 80", false),
+        ],
+    );
+    check(
+        &[ingress(json!({ "serviceAccounts": { "names": ["sa-b"] } }))],
+        &[
+            ("y/b", "x/a", "tcp 80", true),
+            ("y/a", "x/a", "tcp 80", false),
+        ],
+    );
+}
+
+#[test]
+fn a_namespaced_policy_stays_in_its_namespace_unless_it_names_others() {
+    let ingress = |source: Value| {
+        namespaced(
+            "x",
+            &json!({ "selector": "all()", "types": ["Ingress"], "ingress": [{ "action": "Allow", "source": source }] }),
+        )
+    };
+    check(
+        &[ingress(json!({ "selector": "pod == 'b'" }))],
+        &[
+            ("x/b", "x/a", "tcp 80", true),
+            ("y/b", "x/a", "tcp 80", false),
+            ("y/b", "y/a", "tcp 80", true),
+        ],
+    );
+    check(
+        &[ingress(
+            json!({ "selector": "pod == 'b'", "namespaceSelector": "team == 'blue'" }),
+        )],
+        &[
+            ("x/b", "x/a", "tcp 80", false),
+            ("y/b", "x/a", "tcp 80", true),
+        ],
+    );
+    check(
+        &[ingress(json!({ "nets": ["198.51.100.0/24"] }))],
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", true),
+            ("x/b", "x/a", "tcp 80", false),
+        ],
+    );
+}
+
+#[test]
+fn negations_of_ports_protocols_and_nets_hold_together() {
+    let rule = json!({ "action": "Allow", "protocol": "TCP", "source": { "notNets": ["198.51.100.0/25"], "notPorts": [1] }, "destination": { "notPorts": [22, "8000:8100", "web"] } });
+    check(
+        &[global(
+            &json!({ "selector": "all()", "types": ["Ingress"], "ingress": [rule] }),
+        )],
+        &[
+            ("198.51.100.200", "x/a", "tcp 443", true),
+            ("198.51.100.1", "x/a", "tcp 443", false),
+            ("198.51.100.200", "x/a", "tcp 22", false),
+            ("198.51.100.200", "x/a", "tcp 8050", false),
+            ("198.51.100.200", "x/a", "tcp 80", false),
+            ("198.51.100.200", "y/b", "tcp 80", true),
+            ("198.51.100.200", "x/a", "udp 443", false),
+        ],
+    );
+    let rule =
+        json!({ "action": "Allow", "notProtocol": "TCP", "destination": { "notPorts": ["dns"] } });
+    check(
+        &[global(
+            &json!({ "selector": "all()", "types": ["Ingress"], "ingress": [rule] }),
+        )],
+        &[
+            ("y/a", "x/a", "tcp 80", false),
+            ("y/a", "x/a", "udp 53", false),
+            ("y/a", "x/a", "udp 54", true),
+            ("y/a", "x/a", "icmp 8", true),
+            ("y/a", "x/a", "proto 47", true),
+        ],
+    );
+    let rule = json!({ "action": "Allow", "protocol": "ICMP", "icmp": { "type": 8 } });
+    check(
+        &[global(
+            &json!({ "selector": "all()", "types": ["Ingress"], "ingress": [rule] }),
+        )],
+        &[
+            ("y/a", "x/a", "icmp 8", true),
+            ("y/a", "x/a", "icmp 13", false),
+            ("y/a", "x/a", "tcp 8", false),
+        ],
+    );
+}
+
+#[test]
+fn an_unusable_match_never_allows_and_always_denies() {
+    let spec =
+        |rules: Value| json!({ "selector": "all()", "types": ["Ingress"], "ingress": rules });
+    for (field, bad) in [
+        ("source", json!({ "selector": "pod ==" })),
+        ("source", json!({ "notNets": ["nonsense"] })),
+        ("source", json!({ "selector": "global()" })),
+        (
+            "source",
+            json!({ "namespaceSelector": "global() && team == 'blue'" }),
+        ),
+        (
+            "source",
+            json!({ "services": { "name": "s", "namespace": "x" } }),
+        ),
+        ("destination", json!({ "ports": [80] })),
+        ("protocol", json!("bogus")),
+        ("http", json!({ "methods": ["GET"] })),
+    ] {
+        let mut rule = json!({ "action": "Allow" });
+        rule[field] = bad.clone();
+        let findings = check(
+            &[global(&spec(json!([rule])))],
+            &[("y/a", "x/a", "tcp 80", false)],
+        );
+        assert!(!findings.is_empty(), "{field} {bad}");
+        for action in ["Deny", "Pass"] {
+            rule["action"] = json!(action);
+            let rules = json!([rule, { "action": "Allow" }]);
+            check(&[global(&spec(rules))], &[("y/a", "x/a", "udp 53", false)]);
+        }
+    }
+    // Of several alternatives the good ones of an Allow stay.
+    let rule = json!({ "action": "Allow", "source": { "nets": ["nonsense", "198.51.100.0/24"] } });
+    check(
+        &[global(&spec(json!([rule])))],
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", true),
+            ("y/a", "x/a", "tcp 80", false),
+        ],
+    );
+    let rule = json!({ "action": "Allow", "source": { "nets": ["nonsense"] } });
+    check(
+        &[global(&spec(json!([rule])))],
+        &[("y/a", "x/a", "tcp 80", false)],
+    );
+}
+
+#[test]
+fn a_policy_that_cannot_be_placed_is_absent_and_reported() {
+    let deny = |extra: Value| {
+        let mut spec = json!({ "selector": "all()", "types": ["Ingress"] });
+        spec.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        global(&spec)
+    };
+    for (extra, path, reason) in [
+        (
+            json!({ "selector": "pod ==" }),
+            "spec.selector",
+            Reason::Invalid,
+        ),
+        (
+            json!({ "namespaceSelector": "(" }),
+            "spec.namespaceSelector",
+            Reason::Invalid,
+        ),
+        (
+            json!({ "serviceAccountSelector": "global()" }),
+            "spec.serviceAccountSelector",
+            Reason::Invalid,
+        ),
+        (
+            json!({ "preDNAT": true, "applyOnForward": true }),
+            "spec.preDNAT",
+            Reason::Unsupported,
+        ),
+        (
+            json!({ "doNotTrack": true, "applyOnForward": true }),
+            "spec.doNotTrack",
+            Reason::Unsupported,
+        ),
+    ] {
+        let findings = check(&[deny(extra)], &[("y/a", "x/a", "tcp 80", true)]);
+        assert_eq!(
+            (findings[0].path.as_str(), findings[0].reason),
+            (path, reason)
+        );
+    }
+    let findings = check(
+        &[deny(json!({ "applyOnForward": true }))],
+        &[("y/a", "x/a", "tcp 80", false)],
+    );
+    assert_eq!(findings[0].path, "spec.applyOnForward");
+}
