@@ -79,7 +79,7 @@ mod tests {
         match six {
             Ok(six) => assert_eq!(six.local_addr().unwrap().port(), port),
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-                println!("skipped: no IPv6 here")
+                println!("skipped: no IPv6 here");
             }
             Err(error) => panic!("{error}"),
         }

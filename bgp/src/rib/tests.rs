@@ -273,9 +273,13 @@ proptest! {
             shuffled.swap(index, other);
         }
         let mut first = rib();
-        list.iter().for_each(|(peer, attributes)| announce(&mut first, *peer, 0, attributes));
+        for (peer, attributes) in &list {
+            announce(&mut first, *peer, 0, attributes);
+        }
         let mut second = rib();
-        shuffled.iter().for_each(|(peer, attributes)| announce(&mut second, *peer, 0, attributes));
+        for (peer, attributes) in &shuffled {
+            announce(&mut second, *peer, 0, attributes);
+        }
         prop_assert_eq!(used(&first, 0), used(&second, 0));
         // And taking the best away and putting it back changes nothing either.
         let best = used(&first, 0)[0];

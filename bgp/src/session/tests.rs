@@ -8,7 +8,7 @@ use super::output::{Action, Outbox};
 use super::*;
 use crate::speaker::{ConnectMode, HoldTime, PeerKey, Ttl};
 use crate::wire::message::{self, Kind};
-use crate::wire::{Notification, refresh};
+use crate::wire::{Notification, Reaction, refresh};
 use crate::{Asn, Family, FamilySet};
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
@@ -46,12 +46,13 @@ fn config() -> SessionConfig {
     }
 }
 
-fn their_open() -> Vec<u8> {
+/// What the peer of `ours` sends.
+fn their_open(ours: &SessionConfig) -> Vec<u8> {
     let theirs = SessionConfig {
-        local_as: Asn(65010),
-        remote_as: Asn(64512),
+        local_as: ours.remote_as,
+        remote_as: ours.local_as,
         router_id: Ipv4Addr::new(10, 0, 0, 2),
-        ..config()
+        ..ours.clone()
     };
     theirs.open().encode()
 }
@@ -59,7 +60,7 @@ fn their_open() -> Vec<u8> {
 fn empty_update() -> Vec<u8> {
     let mut out = Vec::new();
     message::put(&mut out, Kind::Update, |out| {
-        out.extend_from_slice(&[0, 0, 0, 0])
+        out.extend_from_slice(&[0, 0, 0, 0]);
     });
     out
 }
@@ -117,11 +118,17 @@ impl Rig {
 
     /// A session in `state`, by the shortest way.
     fn at(state: State) -> Self {
+        Self::between(state, &config())
+    }
+
+    fn between(state: State, ours: &SessionConfig) -> Self {
         let mut rig = Self::new();
+        rig.session.configure(ours.clone(), rig.now);
+        let theirs = their_open(ours);
         let steps: [&dyn Fn(&mut Self); 5] = [
             &|rig| rig.handle(Input::Start),
             &|rig| rig.connect(),
-            &|rig| rig.receive(&their_open()),
+            &|rig| rig.receive(&theirs),
             &|rig| rig.receive(&message::keepalive()),
             &|rig| {
                 let conn = rig.conn.unwrap();
@@ -145,9 +152,12 @@ impl Rig {
     }
 
     fn sent(&self) -> Option<(u8, u8)> {
-        self.out.actions.iter().find_map(|action| match action {
-            Action::NotificationOut(sent) => Some((sent.code, sent.subcode)),
-            _ => None,
+        self.out.actions.iter().find_map(|action| {
+            if let Action::NotificationOut(sent) = action {
+                Some((sent.code, sent.subcode))
+            } else {
+                None
+            }
         })
     }
 
@@ -162,7 +172,7 @@ type Act = (&'static str, fn(&mut Rig));
 const INPUTS: [Act; 14] = [
     ("start", |rig| rig.handle(Input::Start)),
     ("stop", |rig| {
-        rig.handle(Input::Stop(Stop::Notify(Notification::cease(2))))
+        rig.handle(Input::Stop(Stop::Notify(Notification::cease(2))));
     }),
     ("connected", Rig::connect),
     ("connect failed", |rig| {
@@ -172,14 +182,14 @@ const INPUTS: [Act; 14] = [
     ("accepted", |rig| {
         rig.accept();
     }),
-    ("open", |rig| rig.receive(&their_open())),
+    ("open", |rig| rig.receive(&their_open(&config()))),
     ("keepalive", |rig| rig.receive(&message::keepalive())),
     ("update", |rig| rig.receive(&empty_update())),
     ("refresh", |rig| {
-        rig.receive(&refresh::encode(Family::Ipv4Unicast))
+        rig.receive(&refresh::encode(Family::Ipv4Unicast));
     }),
     ("notification", |rig| {
-        rig.receive(&message::notification(&Notification::cease(4)))
+        rig.receive(&message::notification(&Notification::cease(4)));
     }),
     ("garbage", |rig| rig.receive(b"GET / HTTP/1.1")),
     ("closed", |rig| {
@@ -191,6 +201,7 @@ const INPUTS: [Act; 14] = [
 ];
 
 /// What is expected: the state afterwards, and the NOTIFICATION sent.
+#[expect(clippy::match_same_arms, reason = "the table reads by state")]
 fn expected(state: State, input: &str) -> (State, Option<(u8, u8)>) {
     use State::{Active, Connect, Established, Idle, OpenConfirm, OpenSent};
     let open = state >= OpenSent;
@@ -235,7 +246,7 @@ fn every_input_in_every_state_does_what_the_table_says() {
 #[test]
 fn octets_may_come_one_by_one() {
     let mut rig = Rig::at(State::OpenSent);
-    let stream = [their_open(), message::keepalive(), empty_update()].concat();
+    let stream = [their_open(&config()), message::keepalive(), empty_update()].concat();
     for octet in stream {
         rig.receive(&[octet]);
     }
@@ -280,7 +291,7 @@ fn a_peer_that_takes_nothing_is_given_up() {
     session.handle(Input::Sent(conn, 1 << 20), now, &mut rig.out);
     session.send(vec![0; 100].into(), now, &mut rig.out);
     for _ in 0..11 {
-        rig.now += Duration::from_secs(60);
+        rig.now += Duration::from_mins(1);
         rig.receive(&message::keepalive());
         rig.handle(Input::Tick);
     }
@@ -306,11 +317,14 @@ fn the_higher_identifier_keeps_its_own_call() {
             [outgoing, incoming]
         };
         for conn in order {
-            rig.handle(Input::Received(conn, &their_open()));
+            rig.handle(Input::Received(conn, &their_open(&config())));
         }
-        let closed = rig.out.actions.iter().find_map(|action| match action {
-            Action::Close(conn) => Some(*conn),
-            _ => None,
+        let closed = rig.out.actions.iter().find_map(|action| {
+            if let Action::Close(conn) = action {
+                Some(*conn)
+            } else {
+                None
+            }
         });
         assert_eq!(closed, Some(outgoing));
         assert_eq!(rig.sent(), Some((6, 7)));
@@ -334,10 +348,13 @@ fn an_established_session_wins_over_a_late_call_but_not_over_a_restart() {
     rig.out.actions.clear();
     rig.now += Duration::from_secs(10);
     let again = rig.accept();
-    rig.handle(Input::Received(again, &their_open()));
-    let retained = rig.out.actions.iter().find_map(|action| match action {
-        Action::Down(_, _, retained) => Some(*retained),
-        _ => None,
+    rig.handle(Input::Received(again, &their_open(&config())));
+    let retained = rig.out.actions.iter().find_map(|action| {
+        if let Action::Down(_, _, retained) = action {
+            Some(*retained)
+        } else {
+            None
+        }
     });
     assert_eq!(
         retained,
@@ -391,5 +408,65 @@ fn what_an_open_says_must_fit_the_configuration() {
         }
         rig.receive(&octets);
         assert_eq!(rig.sent(), Some(sent), "{name}");
+    }
+}
+
+/// Each row of the table of malformed UPDATEs, through a session: what the peer is told, and what becomes of its route.
+#[test]
+fn malformed_updates_end_the_session_or_withdraw_or_neither() {
+    for (name, context, attributes, nlri, fault) in crate::wire::update::tests::rows() {
+        let remote_as = if context.external {
+            context.peer_as
+        } else {
+            config().local_as
+        };
+        let mut rig = Rig::between(
+            State::Established,
+            &SessionConfig {
+                remote_as,
+                families: context.families,
+                ..config()
+            },
+        );
+        let mut octets = Vec::new();
+        message::put(&mut octets, Kind::Update, |out| {
+            out.extend_from_slice(&crate::wire::update::tests::row_body(&attributes, nlri));
+        });
+        if octets.len() > message::MAX {
+            continue;
+        }
+        rig.receive(&octets);
+        let found = rig
+            .out
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Malformed(found) if *found == fault));
+        assert!(found, "{name}: {:?}", rig.out.actions);
+        let routes = rig.out.actions.iter().find_map(|action| {
+            if let Action::Routes(_, update) = action {
+                Some(update.clone())
+            } else {
+                None
+            }
+        });
+        match fault.reaction() {
+            Reaction::Reset(code, subcode) => {
+                assert_eq!(rig.sent(), Some((code, subcode)), "{name}");
+                assert!(routes.is_none(), "{name}: nothing is learnt");
+            }
+            Reaction::Withdraw => {
+                let routes = routes.unwrap_or_else(|| panic!("{name}: a withdrawal"));
+                assert_eq!(rig.sent(), None, "{name}");
+                assert!(
+                    !routes.withdrawn.is_empty() && routes.announced == [None, None],
+                    "{name}"
+                );
+            }
+            Reaction::Accept | Reaction::Discard => {
+                let routes = routes.unwrap_or_else(|| panic!("{name}: a route"));
+                assert_eq!(rig.session.state().0, State::Established, "{name}");
+                assert!(routes.announced.iter().flatten().count() > 0, "{name}");
+            }
+        }
     }
 }

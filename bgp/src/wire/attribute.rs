@@ -132,7 +132,7 @@ pub fn next<'a>(reader: &mut Reader<'a>) -> Result<Option<RawAttribute<'a>>, Fau
 pub fn put(out: &mut Vec<u8>, flags: u8, code: u8, value: &[u8]) {
     let flags = flags & !(flag::EXTENDED | 0x0F);
     if let Ok(length) = u8::try_from(value.len()) {
-        out.extend_from_slice(&[flags, code, length])
+        out.extend_from_slice(&[flags, code, length]);
     } else {
         let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
         out.extend_from_slice(&[flags | flag::EXTENDED, code]);

@@ -147,7 +147,9 @@ mod tests {
         fn prefixes_decode_as_encoded(v4 in prefixes(), v6 in prefixes6()) {
             for (family, list) in [(Family::Ipv4Unicast, v4), (Family::Ipv6Unicast, v6)] {
                 let mut octets = Vec::new();
-                list.iter().for_each(|prefix| put(&mut octets, prefix));
+                for prefix in &list {
+                    put(&mut octets, prefix);
+                }
                 prop_assert_eq!(octets.len(), list.iter().map(size).sum::<usize>());
                 let field = Nlri::parse(family, &octets).unwrap();
                 prop_assert_eq!(field.len(), list.len());

@@ -18,4 +18,4 @@ pub use parse::{Context, MpReach, Update};
 pub(crate) use parse::prefixes;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,6 +7,14 @@
     clippy::disallowed_methods,
     reason = "tests run daemons and wait for them"
 )]
+#![expect(
+    clippy::print_stdout,
+    reason = "what happened, shown when a test fails; why one was skipped"
+)]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 mod bird;
 mod frr;

@@ -281,28 +281,25 @@ impl Net {
             Some((target, conn))
         });
         let conn = request.conn;
-        match accepted {
-            Some((target, theirs)) => {
-                let end = |host, conn| End {
-                    host,
-                    conn,
-                    inbox: VecDeque::new(),
-                    closing: false,
-                    open: true,
-                };
-                self.pipes.push([end(host, conn), end(target, theirs)]);
-                let input = Input::Connected {
-                    conn,
-                    local,
-                    remote: request.remote,
-                };
-                self.speaker(host).handle(input, now);
-            }
-            None => {
-                let error = Arc::from("refused");
-                self.speaker(host)
-                    .handle(Input::ConnectFailed { conn, error }, now);
-            }
+        if let Some((target, theirs)) = accepted {
+            let end = |host, conn| End {
+                host,
+                conn,
+                inbox: VecDeque::new(),
+                closing: false,
+                open: true,
+            };
+            self.pipes.push([end(host, conn), end(target, theirs)]);
+            let input = Input::Connected {
+                conn,
+                local,
+                remote: request.remote,
+            };
+            self.speaker(host).handle(input, now);
+        } else {
+            let error = Arc::from("refused");
+            self.speaker(host)
+                .handle(Input::ConnectFailed { conn, error }, now);
         }
     }
 

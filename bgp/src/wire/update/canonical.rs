@@ -97,7 +97,7 @@ impl Update<'_> {
             .get(code::AS4_AGGREGATOR)
             .filter(|_| aggregator.asn == crate::Asn::TRANS);
         if let Some(four) = four {
-            out.extend_from_slice(four)
+            out.extend_from_slice(four);
         } else {
             out.extend_from_slice(&aggregator.asn.0.to_be_bytes());
             out.extend_from_slice(&aggregator.address.octets());

@@ -102,444 +102,123 @@ fn mp_reach(next_hop: &[u8], nlri: &[u8]) -> Vec<u8> {
 
 const GLOBAL: [u8; 16] = [0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 
-/// Each row: a body, the fault found in it, from an external or an internal peer.
+/// A row of the table: name, peer, attributes, prefixes, and the fault that is found.
+pub(crate) type Row = (&'static str, Context, Vec<u8>, &'static [u8], Fault);
+
+fn sequence(kind: u8, count: u8, asns: &[u32]) -> Vec<u8> {
+    let mut value = vec![kind, count];
+    for asn in asns {
+        value.extend_from_slice(&asn.to_be_bytes());
+    }
+    attr(WK, code::AS_PATH, &value)
+}
+
+#[rustfmt::skip]
+fn framing_rows() -> Vec<Row> {
+    let e = external();
+    vec![
+        ("21 overrun", e, plus(&[OT, 8, 9, 0]), PREFIX, Fault::AttributeOverrun),
+        ("22 one stray octet", e, plus(&[OT]), PREFIX, Fault::AttributeStray),
+        ("22 two stray octets", e, plus(&[OT, 8]), PREFIX, Fault::AttributeStray),
+        ("22 three with extended length", e, plus(&[OT | flag::EXTENDED, 8, 0]), PREFIX, Fault::AttributeStray),
+        ("24 flags", e, plus(&attr(WK, code::MED, &[0; 4])), PREFIX, Fault::AttributeFlags),
+        ("24 flags of MP", e, plus(&attr(OT, code::MP_REACH, &[0; 5])), PREFIX, Fault::MultiprotocolFlags),
+        ("27 duplicate", e, plus(&origin()), PREFIX, Fault::Duplicate),
+        ("27 duplicate unknown", e, plus(&[attr(OT, 99, &[1]), attr(OT, 99, &[2])].concat()), PREFIX, Fault::Duplicate),
+        ("28 duplicate MP", e, plus(&mp_reach(&GLOBAL, &[]).repeat(2)), PREFIX, Fault::DuplicateMultiprotocol),
+        ("29 unknown well-known", e, plus(&attr(WK, 99, &[])), PREFIX, Fault::UnknownWellKnown),
+        ("32 type 0, well-known", e, plus(&attr(WK, 0, &[])), PREFIX, Fault::UnknownWellKnown),
+        ("73 nothing to withdraw", e, attr(WK, 1, &[9]), &[], Fault::BadWithoutRoutes),
+    ]
+}
+
+#[rustfmt::skip]
+fn path_rows() -> Vec<Row> {
+    let e = external();
+    let long: Vec<u8> = (0..5).flat_map(|_| [vec![2, 255], [0, 0, 0xFD, 0xF2].repeat(255)].concat()).collect();
+    let set = [WK, 2, 12, 2, 1, 0, 0, 0xFD, 0xF2, 1, 1, 0, 0, 0, 7];
+    vec![
+        ("33 ORIGIN length", e, with(1, &attr(WK, 1, &[0, 0])), PREFIX, Fault::OriginLength),
+        ("33 ORIGIN empty", e, with(1, &attr(WK, 1, &[])), PREFIX, Fault::OriginLength),
+        ("34 ORIGIN value", e, with(1, &attr(WK, 1, &[3])), PREFIX, Fault::OriginValue),
+        ("35 ORIGIN missing", e, with(1, &[]), PREFIX, Fault::OriginMissing),
+        ("35 AS_PATH missing", e, with(2, &[]), PREFIX, Fault::AsPathMissing),
+        ("37 segment 0", e, with(2, &sequence(0, 1, &[65010])), PREFIX, Fault::AsPathSegmentKind),
+        ("37 segment 5", e, with(2, &sequence(5, 1, &[65010])), PREFIX, Fault::AsPathSegmentKind),
+        ("38 empty segment", e, with(2, &sequence(2, 0, &[])), PREFIX, Fault::AsPathSegmentEmpty),
+        ("39 overrun", e, with(2, &sequence(2, 2, &[65010])), PREFIX, Fault::AsPathOverrun),
+        ("39 trailing octet", e, with(2, &attr(WK, 2, &[2, 1, 0, 0, 0xFD, 0xF2, 2])), PREFIX, Fault::AsPathOverrun),
+        ("40 AS 0", e, with(2, &sequence(2, 2, &[65010, 0])), PREFIX, Fault::AsPathZero),
+        ("41 confederation", e, with(2, &sequence(3, 1, &[65010])), PREFIX, Fault::AsPathConfederation),
+        ("42 AS_SET", e, with(2, &set), PREFIX, Fault::AsPathSet),
+        ("43 first AS", e, with(2, &sequence(2, 1, &[65011])), PREFIX, Fault::AsPathFirst),
+        ("43 empty path", e, with(2, &attr(WK, 2, &[])), PREFIX, Fault::AsPathFirst),
+        ("44 long path", e, with(2, &attr(WK, 2, &long)), PREFIX, Fault::AsPathTooLong),
+        ("75 AS4_PATH from NEW", e, plus(&attr(OT, 17, &[2, 1, 0, 0, 0, 1])), PREFIX, Fault::As4FromNew),
+    ]
+}
+
+#[rustfmt::skip]
+fn value_rows() -> Vec<Row> {
+    let (e, i) = (external(), internal());
+    vec![
+        ("36 NEXT_HOP missing", e, with(3, &[]), PREFIX, Fault::NextHopMissing),
+        ("46 NEXT_HOP length", e, with(3, &attr(WK, 3, &[10, 0, 0])), PREFIX, Fault::NextHopLength),
+        ("47 NEXT_HOP 0/8", e, with(3, &attr(WK, 3, &[0, 1, 2, 3])), PREFIX, Fault::NextHopValue),
+        ("47 NEXT_HOP loopback", e, with(3, &attr(WK, 3, &[127, 0, 0, 1])), PREFIX, Fault::NextHopValue),
+        ("47 NEXT_HOP multicast", e, with(3, &attr(WK, 3, &[224, 0, 0, 1])), PREFIX, Fault::NextHopValue),
+        ("47 NEXT_HOP ours", e, with(3, &attr(WK, 3, &[10, 0, 0, 1])), PREFIX, Fault::NextHopValue),
+        ("49 MED", e, plus(&attr(O, 4, &[0; 3])), PREFIX, Fault::MedLength),
+        ("50 LOCAL_PREF, external", e, plus(&attr(WK, 5, &[0; 3])), PREFIX, Fault::LocalPrefExternal),
+        ("51 LOCAL_PREF", i, plus(&attr(WK, 5, &[0; 3])), PREFIX, Fault::LocalPrefLength),
+        ("52 LOCAL_PREF missing", i, plus(&[]), PREFIX, Fault::LocalPrefMissing),
+        ("53 ATOMIC_AGGREGATE", e, plus(&attr(WK, 6, &[0])), PREFIX, Fault::AtomicAggregateLength),
+        ("54 AGGREGATOR", e, plus(&attr(OT, 7, &[0; 6])), PREFIX, Fault::AggregatorLength),
+        ("54 AGGREGATOR AS 0", e, plus(&attr(OT, 7, &[0; 8])), PREFIX, Fault::AggregatorZero),
+        ("55 COMMUNITIES empty", e, plus(&attr(OT, 8, &[])), PREFIX, Fault::CommunitiesLength),
+        ("55 COMMUNITIES", e, plus(&attr(OT, 8, &[0; 6])), PREFIX, Fault::CommunitiesLength),
+        ("56 extended", e, plus(&attr(OT, 16, &[0; 9])), PREFIX, Fault::ExtendedCommunitiesLength),
+        ("56 IPv6 extended", e, plus(&attr(OT, 25, &[0; 8])), PREFIX, Fault::ExtendedCommunitiesLength),
+        ("57 large", e, plus(&attr(OT, 32, &[0; 8])), PREFIX, Fault::LargeCommunitiesLength),
+        ("58 ORIGINATOR_ID, external", e, plus(&attr(O, 9, &[0; 4])), PREFIX, Fault::ReflectionExternal),
+        ("58 CLUSTER_LIST, external", e, plus(&attr(O, 10, &[0; 4])), PREFIX, Fault::ReflectionExternal),
+        ("59 ORIGINATOR_ID", i, plus(&[local_pref(), attr(O, 9, &[0; 3])].concat()), PREFIX, Fault::OriginatorLength),
+        ("59 CLUSTER_LIST", i, plus(&[local_pref(), attr(O, 10, &[])].concat()), PREFIX, Fault::ClusterListLength),
+        ("77 OTC", e, plus(&attr(OT, 35, &[0; 3])), PREFIX, Fault::OnlyToCustomerLength),
+    ]
+}
+
+#[rustfmt::skip]
+fn prefix_rows() -> Vec<Row> {
+    let e = external();
+    let ipv4 = Context { families: FamilySet::IPV4, ..e };
+    let link_local = [[0xFE, 0x80].as_slice(), &[0; 14]].concat();
+    vec![
+        ("61 MP_REACH short", e, plus(&attr(O, 14, &[0, 2, 1, 16])), PREFIX, Fault::ReachLength),
+        ("61 MP_UNREACH short", e, plus(&attr(O, 15, &[0, 2])), PREFIX, Fault::UnreachLength),
+        ("62 next hop length", e, plus(&mp_reach(&[0; 15], &[])), PREFIX, Fault::ReachNextHopLength),
+        ("63 link-local", e, plus(&mp_reach(&link_local, &[0])), PREFIX, Fault::ReachNextHopValue),
+        ("64 family", ipv4, plus(&mp_reach(&GLOBAL, &[0])), PREFIX, Fault::FamilyNotNegotiated),
+        ("65 length 129", e, plus(&mp_reach(&GLOBAL, &[129])), PREFIX, Fault::MultiprotocolPrefix),
+        ("66 MP overrun", e, plus(&mp_reach(&GLOBAL, &[64, 1])), PREFIX, Fault::MultiprotocolPrefix),
+        ("66 NLRI overrun", e, plus(&[]), &[24, 203], Fault::Prefix),
+        ("67 length 33", e, plus(&[]), &[33, 1, 2, 3, 4, 5], Fault::Prefix),
+    ]
+}
+
+/// All rows that concern an UPDATE of a 4-octet peer.
+pub(crate) fn rows() -> Vec<Row> {
+    [framing_rows(), path_rows(), value_rows(), prefix_rows()].concat()
+}
+
+/// The body of a row.
+pub(crate) fn row_body(attributes: &[u8], nlri: &[u8]) -> Vec<u8> {
+    body(&[], attributes, nlri)
+}
+
 #[test]
 fn every_fault_of_an_update_gets_its_verdict() {
-    let sequence = |kind: u8, count: u8, asns: &[u32]| {
-        let mut value = vec![kind, count];
-        asns.iter()
-            .for_each(|asn| value.extend_from_slice(&asn.to_be_bytes()));
-        attr(WK, code::AS_PATH, &value)
-    };
-    let long: Vec<u8> = (0..5)
-        .flat_map(|_| [vec![2, 255], [0, 0, 0xFD, 0xF2].repeat(255)].concat())
-        .collect();
-    let e = external();
-    let i = internal();
-    let rows: Vec<(&str, Context, Vec<u8>, &[u8], Fault)> = vec![
-        (
-            "21 overrun",
-            e,
-            plus(&[OT, 8, 9, 0]),
-            PREFIX,
-            Fault::AttributeOverrun,
-        ),
-        (
-            "22 one stray octet",
-            e,
-            plus(&[OT]),
-            PREFIX,
-            Fault::AttributeStray,
-        ),
-        (
-            "22 two stray octets",
-            e,
-            plus(&[OT, 8]),
-            PREFIX,
-            Fault::AttributeStray,
-        ),
-        (
-            "22 three with extended length",
-            e,
-            plus(&[OT | flag::EXTENDED, 8, 0]),
-            PREFIX,
-            Fault::AttributeStray,
-        ),
-        (
-            "24 flags",
-            e,
-            plus(&attr(WK, code::MED, &[0; 4])),
-            PREFIX,
-            Fault::AttributeFlags,
-        ),
-        (
-            "24 flags of MP",
-            e,
-            plus(&attr(OT, code::MP_REACH, &[0; 5])),
-            PREFIX,
-            Fault::MultiprotocolFlags,
-        ),
-        ("27 duplicate", e, plus(&origin()), PREFIX, Fault::Duplicate),
-        (
-            "27 duplicate unknown",
-            e,
-            plus(&[attr(OT, 99, &[1]), attr(OT, 99, &[2])].concat()),
-            PREFIX,
-            Fault::Duplicate,
-        ),
-        (
-            "28 duplicate MP",
-            e,
-            plus(&mp_reach(&GLOBAL, &[]).repeat(2)),
-            PREFIX,
-            Fault::DuplicateMultiprotocol,
-        ),
-        (
-            "29 unknown well-known",
-            e,
-            plus(&attr(WK, 99, &[])),
-            PREFIX,
-            Fault::UnknownWellKnown,
-        ),
-        (
-            "32 type 0, well-known",
-            e,
-            plus(&attr(WK, 0, &[])),
-            PREFIX,
-            Fault::UnknownWellKnown,
-        ),
-        (
-            "33 ORIGIN length",
-            e,
-            with(1, &attr(WK, 1, &[0, 0])),
-            PREFIX,
-            Fault::OriginLength,
-        ),
-        (
-            "33 ORIGIN empty",
-            e,
-            with(1, &attr(WK, 1, &[])),
-            PREFIX,
-            Fault::OriginLength,
-        ),
-        (
-            "34 ORIGIN value",
-            e,
-            with(1, &attr(WK, 1, &[3])),
-            PREFIX,
-            Fault::OriginValue,
-        ),
-        (
-            "35 ORIGIN missing",
-            e,
-            with(1, &[]),
-            PREFIX,
-            Fault::OriginMissing,
-        ),
-        (
-            "35 AS_PATH missing",
-            e,
-            with(2, &[]),
-            PREFIX,
-            Fault::AsPathMissing,
-        ),
-        (
-            "36 NEXT_HOP missing",
-            e,
-            with(3, &[]),
-            PREFIX,
-            Fault::NextHopMissing,
-        ),
-        (
-            "37 segment 0",
-            e,
-            with(2, &sequence(0, 1, &[65010])),
-            PREFIX,
-            Fault::AsPathSegmentKind,
-        ),
-        (
-            "37 segment 5",
-            e,
-            with(2, &sequence(5, 1, &[65010])),
-            PREFIX,
-            Fault::AsPathSegmentKind,
-        ),
-        (
-            "38 empty segment",
-            e,
-            with(2, &sequence(2, 0, &[])),
-            PREFIX,
-            Fault::AsPathSegmentEmpty,
-        ),
-        (
-            "39 overrun",
-            e,
-            with(2, &sequence(2, 2, &[65010])),
-            PREFIX,
-            Fault::AsPathOverrun,
-        ),
-        (
-            "39 trailing octet",
-            e,
-            with(2, &attr(WK, 2, &[2, 1, 0, 0, 0xFD, 0xF2, 2])),
-            PREFIX,
-            Fault::AsPathOverrun,
-        ),
-        (
-            "40 AS 0",
-            e,
-            with(2, &sequence(2, 2, &[65010, 0])),
-            PREFIX,
-            Fault::AsPathZero,
-        ),
-        (
-            "41 confederation",
-            e,
-            with(2, &sequence(3, 1, &[65010])),
-            PREFIX,
-            Fault::AsPathConfederation,
-        ),
-        (
-            "42 AS_SET",
-            e,
-            with(2, &[WK, 2, 12, 2, 1, 0, 0, 0xFD, 0xF2, 1, 1, 0, 0, 0, 7]),
-            PREFIX,
-            Fault::AsPathSet,
-        ),
-        (
-            "43 first AS",
-            e,
-            with(2, &sequence(2, 1, &[65011])),
-            PREFIX,
-            Fault::AsPathFirst,
-        ),
-        (
-            "43 empty path",
-            e,
-            with(2, &attr(WK, 2, &[])),
-            PREFIX,
-            Fault::AsPathFirst,
-        ),
-        (
-            "44 long path",
-            e,
-            with(2, &attr(WK, 2, &long)),
-            PREFIX,
-            Fault::AsPathTooLong,
-        ),
-        (
-            "46 NEXT_HOP length",
-            e,
-            with(3, &attr(WK, 3, &[10, 0, 0])),
-            PREFIX,
-            Fault::NextHopLength,
-        ),
-        (
-            "47 NEXT_HOP 0/8",
-            e,
-            with(3, &attr(WK, 3, &[0, 1, 2, 3])),
-            PREFIX,
-            Fault::NextHopValue,
-        ),
-        (
-            "47 NEXT_HOP loopback",
-            e,
-            with(3, &attr(WK, 3, &[127, 0, 0, 1])),
-            PREFIX,
-            Fault::NextHopValue,
-        ),
-        (
-            "47 NEXT_HOP multicast",
-            e,
-            with(3, &attr(WK, 3, &[224, 0, 0, 1])),
-            PREFIX,
-            Fault::NextHopValue,
-        ),
-        (
-            "47 NEXT_HOP ours",
-            e,
-            with(3, &attr(WK, 3, &[10, 0, 0, 1])),
-            PREFIX,
-            Fault::NextHopValue,
-        ),
-        (
-            "49 MED",
-            e,
-            plus(&attr(O, 4, &[0; 3])),
-            PREFIX,
-            Fault::MedLength,
-        ),
-        (
-            "50 LOCAL_PREF, external",
-            e,
-            plus(&attr(WK, 5, &[0; 3])),
-            PREFIX,
-            Fault::LocalPrefExternal,
-        ),
-        (
-            "51 LOCAL_PREF",
-            i,
-            plus(&attr(WK, 5, &[0; 3])),
-            PREFIX,
-            Fault::LocalPrefLength,
-        ),
-        (
-            "52 LOCAL_PREF missing",
-            i,
-            plus(&[]),
-            PREFIX,
-            Fault::LocalPrefMissing,
-        ),
-        (
-            "53 ATOMIC_AGGREGATE",
-            e,
-            plus(&attr(WK, 6, &[0])),
-            PREFIX,
-            Fault::AtomicAggregateLength,
-        ),
-        (
-            "54 AGGREGATOR",
-            e,
-            plus(&attr(OT, 7, &[0; 6])),
-            PREFIX,
-            Fault::AggregatorLength,
-        ),
-        (
-            "54 AGGREGATOR AS 0",
-            e,
-            plus(&attr(OT, 7, &[0; 8])),
-            PREFIX,
-            Fault::AggregatorZero,
-        ),
-        (
-            "55 COMMUNITIES empty",
-            e,
-            plus(&attr(OT, 8, &[])),
-            PREFIX,
-            Fault::CommunitiesLength,
-        ),
-        (
-            "55 COMMUNITIES",
-            e,
-            plus(&attr(OT, 8, &[0; 6])),
-            PREFIX,
-            Fault::CommunitiesLength,
-        ),
-        (
-            "56 extended",
-            e,
-            plus(&attr(OT, 16, &[0; 9])),
-            PREFIX,
-            Fault::ExtendedCommunitiesLength,
-        ),
-        (
-            "56 IPv6 extended",
-            e,
-            plus(&attr(OT, 25, &[0; 8])),
-            PREFIX,
-            Fault::ExtendedCommunitiesLength,
-        ),
-        (
-            "57 large",
-            e,
-            plus(&attr(OT, 32, &[0; 8])),
-            PREFIX,
-            Fault::LargeCommunitiesLength,
-        ),
-        (
-            "58 ORIGINATOR_ID, external",
-            e,
-            plus(&attr(O, 9, &[0; 4])),
-            PREFIX,
-            Fault::ReflectionExternal,
-        ),
-        (
-            "58 CLUSTER_LIST, external",
-            e,
-            plus(&attr(O, 10, &[0; 4])),
-            PREFIX,
-            Fault::ReflectionExternal,
-        ),
-        (
-            "59 ORIGINATOR_ID",
-            i,
-            plus(&[local_pref(), attr(O, 9, &[0; 3])].concat()),
-            PREFIX,
-            Fault::OriginatorLength,
-        ),
-        (
-            "59 CLUSTER_LIST",
-            i,
-            plus(&[local_pref(), attr(O, 10, &[])].concat()),
-            PREFIX,
-            Fault::ClusterListLength,
-        ),
-        (
-            "61 MP_REACH short",
-            e,
-            plus(&attr(O, 14, &[0, 2, 1, 16])),
-            PREFIX,
-            Fault::ReachLength,
-        ),
-        (
-            "61 MP_UNREACH short",
-            e,
-            plus(&attr(O, 15, &[0, 2])),
-            PREFIX,
-            Fault::UnreachLength,
-        ),
-        (
-            "62 next hop length",
-            e,
-            plus(&mp_reach(&[0; 15], &[])),
-            PREFIX,
-            Fault::ReachNextHopLength,
-        ),
-        (
-            "63 link-local",
-            e,
-            plus(&mp_reach(
-                &[[0xFE, 0x80].as_slice(), &[0; 14]].concat(),
-                &[0],
-            )),
-            &[],
-            Fault::ReachNextHopValue,
-        ),
-        (
-            "64 family",
-            Context {
-                families: FamilySet::IPV4,
-                ..e
-            },
-            plus(&mp_reach(&GLOBAL, &[0])),
-            PREFIX,
-            Fault::FamilyNotNegotiated,
-        ),
-        (
-            "65 length 129",
-            e,
-            plus(&mp_reach(&GLOBAL, &[129])),
-            PREFIX,
-            Fault::MultiprotocolPrefix,
-        ),
-        (
-            "66 MP overrun",
-            e,
-            plus(&mp_reach(&GLOBAL, &[64, 1])),
-            PREFIX,
-            Fault::MultiprotocolPrefix,
-        ),
-        ("66 NLRI overrun", e, plus(&[]), &[24, 203], Fault::Prefix),
-        (
-            "67 length 33",
-            e,
-            plus(&[]),
-            &[33, 1, 2, 3, 4, 5],
-            Fault::Prefix,
-        ),
-        (
-            "73 nothing to withdraw",
-            e,
-            attr(WK, 1, &[9]),
-            &[],
-            Fault::BadWithoutRoutes,
-        ),
-        (
-            "75 AS4_PATH from NEW",
-            e,
-            plus(&attr(OT, 17, &[2, 1, 0, 0, 0, 1])),
-            PREFIX,
-            Fault::As4FromNew,
-        ),
-        (
-            "77 OTC",
-            e,
-            plus(&attr(OT, 35, &[0; 3])),
-            PREFIX,
-            Fault::OnlyToCustomerLength,
-        ),
-    ];
-    for (name, context, attributes, nlri, fault) in rows {
+    for (name, context, attributes, nlri, fault) in rows() {
         let body = body(&[], &attributes, nlri);
         match (Update::parse(&body, &context), fault.reaction()) {
             (
@@ -761,7 +440,12 @@ fn decode(octets: &[u8], context: &Context) -> (Vec<IpNet>, Vec<IpNet>, Vec<Attr
         announced.extend(update.reach.iter());
         announced.extend(update.mp_reach.iter().flat_map(|mp| mp.nlri.iter()));
         withdrawn.extend(update.withdrawn.iter());
-        withdrawn.extend(update.mp_withdrawn.iter().flat_map(|nlri| nlri.iter()));
+        withdrawn.extend(
+            update
+                .mp_withdrawn
+                .iter()
+                .flat_map(super::super::nlri::Nlri::iter),
+        );
         if update.announces() {
             let mut canonical = Vec::new();
             update.put_canonical(&mut canonical);
