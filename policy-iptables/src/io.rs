@@ -327,9 +327,8 @@ impl Driver {
         self.exists = true;
         self.chains.applied(&changes.chains);
         self.sets.applied(&changes.sets);
-        if self.generation.is_some() {
-            self.generation = nft::generation(&mut self.socket).map_err(list_error)?;
-        }
+        // The generation our own commit made. If another one came between, it is not this, and the next apply lists.
+        self.generation = self.generation.map(next_generation);
         Ok(Applied {
             messages,
             octets,
@@ -387,6 +386,11 @@ impl Driver {
         self.sets.learn(image.sets);
         Ok(())
     }
+}
+
+/// Generations count up and leave out 0.
+fn next_generation(GenerationId(id): GenerationId) -> GenerationId {
+    GenerationId(id.wrapping_add(1).max(1))
 }
 
 /// How one attempt ended.

@@ -1,4 +1,16 @@
-//! Network policy.
+//! Network policy: what it means, compiled to one nftables table, and the kernel kept equal to it.
+//!
+//! ```text
+//!   policies of three kinds ── compile ──► Policy, Finding
+//!   World + policies        ── plan ─────► Ruleset (groups, sets, base chains, NAT)
+//!   Ruleset                 ── io ───────► one transaction over netlink; adopted by diff after a restart
+//!   Packet + Ruleset        ── verdict::walk      ─┐
+//!   Packet + World          ── verdict::evaluate  ─┴─► the same outcome, held by tests; `explain`
+//! ```
+//!
+//! Everything but `io` and `nft` is pure. The crate runs no program, reads no foreign table, and makes no routes; conntrack entries
+//! are for the caller to delete. Semantics, layout and hazards stand in `DESIGN.md`.
+
 #![forbid(unsafe_code)]
 
 pub mod compile;

@@ -171,3 +171,61 @@ fn a_chain_the_kernel_refuses_is_closed_and_named_and_the_rest_stands() {
         Some("f2")
     );
 }
+
+#[test]
+fn what_a_foreign_hand_does_to_a_plain_table_is_mended() {
+    if !namespace::is_private() {
+        return;
+    }
+    // A table that somebody made without an owner stays without one; this is how kernels before 6.9 hold ours.
+    nft(&["add", "table", "inet", "margay"]);
+    let ruleset = everything();
+    let mut driver = Driver::open().unwrap();
+    assert_eq!(driver.features().table, TableFlags::Plain);
+    driver.apply(&ruleset).unwrap();
+    assert_eq!(driver.apply(&ruleset).unwrap().messages, 0);
+    // Changes elsewhere cost a listing and nothing more.
+    nft(&["add", "table", "inet", "stranger"]);
+    assert_eq!(driver.apply(&ruleset).unwrap().messages, 0);
+    for command in [
+        "flush chain inet margay f1",
+        "add rule inet margay forward accept",
+        "insert rule inet margay forward accept",
+        "delete element inet margay s4_a { 10.0.0.7 }",
+        "add element inet margay s4_a { 192.0.2.1 }",
+        "delete element inet margay gid_out { 3 }",
+        "add chain inet margay foreign",
+        "delete chain inet margay nat_post",
+    ] {
+        nft(&command.split(' ').collect::<Vec<_>>());
+        assert!(driver.apply(&ruleset).unwrap().messages > 0, "{command}");
+        assert_eq!(
+            driver.list().unwrap(),
+            Image::of(&ruleset, None),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn a_table_with_objects_of_another_type_is_made_anew() {
+    if !namespace::is_private() {
+        return;
+    }
+    nft(&["add", "table", "inet", "margay"]);
+    nft(&[
+        "add",
+        "set",
+        "inet",
+        "margay",
+        "self",
+        "{",
+        "type",
+        "ether_addr;",
+        "}",
+    ]);
+    let ruleset = everything();
+    let mut driver = Driver::open().unwrap();
+    driver.apply(&ruleset).unwrap();
+    assert_eq!(driver.list().unwrap(), Image::of(&ruleset, None));
+}

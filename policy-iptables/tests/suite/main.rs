@@ -6,6 +6,7 @@
 //! | `random` | do reference and walker agree; does the plan depend on the set of objects alone |
 //! | `differential` | does the kernel agree with both |
 //! | `driver` | does everything load, list, get adopted; what does a change cost |
+//! | `scale` | what does a change cost on a full node |
 //! | `traffic` | is anything lost or let through while policy changes and daemons die |
 //!
 //! Those that need a kernel run in a network namespace of their own and skip visibly without one.
@@ -24,6 +25,7 @@ mod driver;
 mod everything;
 mod namespace;
 mod random;
+mod scale;
 mod tables;
 mod traffic;
 mod wire;

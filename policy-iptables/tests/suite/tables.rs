@@ -193,7 +193,9 @@ fn check_with(settings: &Settings, world: &mut World, probes: &[Probe]) -> Vec<F
 
 fn check(objects: &[Value], probes: &[Probe]) -> Vec<Finding> {
     let mut world = scene();
-    objects.iter().for_each(|object| add(&mut world, object));
+    for object in objects {
+        add(&mut world, object);
+    }
     check_with(&Settings::default(), &mut world, probes)
 }
 

@@ -164,6 +164,14 @@ fn pod(rng: &mut SmallRng, n: usize) -> Pod {
     }
 }
 
+/// A pod of some other node.
+pub(crate) fn remote_pod(rng: &mut SmallRng, n: usize) -> Pod {
+    Pod {
+        node: Some("elsewhere".into()),
+        ..pod(rng, n)
+    }
+}
+
 fn endpoint(n: usize, device: &Device, pod: &Pod) -> LocalEndpoint {
     LocalEndpoint {
         id: AttachmentId {
