@@ -30,6 +30,7 @@ pub fn is_network_namespace(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test opens namespaces")]
 mod tests {
     use super::*;
     use std::fs::File;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -70,20 +71,42 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, now: &Snapshot) -> Result<(), f
 }
 
 fn durations(encoder: &mut DescriptorEncoder<'_>, now: &Snapshot) -> Result<(), fmt::Error> {
-    let help = "Time of calls by verb";
-    let mut family =
-        encoder.encode_descriptor("cni_duration_seconds", help, None, MetricType::Histogram)?;
-    for (verb, Histogram { buckets, sum }) in &now.durations {
-        let labels = [("verb", verb.as_str())];
-        let bounds = BUCKETS_MS
-            .iter()
-            .map(|bound| std::time::Duration::from_millis(*bound).as_secs_f64())
-            .chain([f64::MAX]);
-        let pairs: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
+    let verbs = now
+        .durations
+        .iter()
+        .map(|(verb, histogram)| (verb.as_str(), histogram));
+    histograms(
+        encoder,
+        ("cni_duration_seconds", "Time of calls by verb", "verb"),
+        verbs,
+    )?;
+    let steps = now.steps.iter().map(|(step, histogram)| (*step, histogram));
+    histograms(
+        encoder,
+        (
+            "cni_step_duration_seconds",
+            "Time of the steps of ADD and DEL",
+            "step",
+        ),
+        steps,
+    )
+}
+
+fn histograms<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, label): (&'static str, &'static str, &'static str),
+    rows: impl Iterator<Item = (&'static str, &'a Histogram)>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (value, histogram) in rows {
+        let labels = [(label, value)];
+        let seconds = |bound: &u64| Duration::from_millis(*bound).as_secs_f64();
+        let bounds = BUCKETS_MS.iter().map(seconds).chain([f64::MAX]);
+        let pairs: Vec<(f64, u64)> = bounds.zip(histogram.buckets).collect();
         let mut metric = family.encode_family(&labels)?;
         metric.encode_histogram::<NoLabelSet>(
-            sum.as_secs_f64(),
-            buckets.iter().sum(),
+            histogram.sum.as_secs_f64(),
+            histogram.count(),
             &pairs,
             None,
         )?;

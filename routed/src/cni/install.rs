@@ -163,6 +163,10 @@ fn tell(findings: &watch::Sender<Findings>, now: Findings) {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at what was written"
+)]
 mod tests {
     use super::*;
     use std::fs;

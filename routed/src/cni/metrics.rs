@@ -10,13 +10,28 @@ use cni_plugin::spec::Verb;
 /// Upper bounds of the duration buckets, in milliseconds; the last bucket is everything above.
 pub const BUCKETS_MS: [u64; 12] = [1, 2, 3, 5, 8, 15, 30, 60, 125, 500, 2_000, 10_000];
 
-/// Durations of one verb.
+/// Durations of one verb or step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     /// Calls per bucket, not cumulated; one more than [`BUCKETS_MS`].
     pub buckets: [u64; BUCKETS_MS.len() + 1],
     /// Sum of all durations.
     pub sum: Duration,
+}
+
+impl Histogram {
+    fn observe(&mut self, took: Duration) {
+        let at = BUCKETS_MS.partition_point(|bound| Duration::from_millis(*bound) < took);
+        if let Some(bucket) = self.buckets.get_mut(at) {
+            *bucket += 1;
+        }
+        self.sum += took;
+    }
+
+    /// Number of observations.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
 }
 
 /// What the endpoint shows: `margay_cni_…`.
@@ -26,6 +41,8 @@ pub struct Snapshot {
     pub requests: BTreeMap<(Verb, u32), u64>,
     /// `duration_seconds{verb}`.
     pub durations: BTreeMap<Verb, Histogram>,
+    /// `step_duration_seconds{step}` of ADD and DEL.
+    pub steps: BTreeMap<&'static str, Histogram>,
     /// `inflight`.
     pub inflight: i64,
     /// `attached`.
@@ -44,6 +61,7 @@ pub struct Snapshot {
 struct Calls {
     requests: BTreeMap<(Verb, u32), u64>,
     durations: BTreeMap<Verb, Histogram>,
+    steps: BTreeMap<&'static str, Histogram>,
 }
 
 /// The counters themselves; shared by all calls.
@@ -69,12 +87,13 @@ impl Metrics {
         self.inflight.fetch_sub(1, Ordering::Relaxed);
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         *calls.requests.entry((verb, code)).or_default() += 1;
-        let histogram = calls.durations.entry(verb).or_default();
-        let at = BUCKETS_MS.partition_point(|bound| Duration::from_millis(*bound) < took);
-        if let Some(bucket) = histogram.buckets.get_mut(at) {
-            *bucket += 1;
-        }
-        histogram.sum += took;
+        calls.durations.entry(verb).or_default().observe(took);
+    }
+
+    /// A step of ADD or DEL has ended, well or not.
+    pub(super) fn step(&self, step: &'static str, took: Duration) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.steps.entry(step).or_default().observe(took);
     }
 
     /// The journal changed.
@@ -104,6 +123,7 @@ impl Metrics {
         Snapshot {
             requests: calls.requests.clone(),
             durations: calls.durations.clone(),
+            steps: calls.steps.clone(),
             inflight: self.inflight.load(Ordering::Relaxed),
             attached: self.attached.load(Ordering::Relaxed),
             owed: self.owed.load(Ordering::Relaxed),

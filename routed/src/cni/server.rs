@@ -215,6 +215,14 @@ impl Server {
         &self.metrics
     }
 
+    /// Times a step of a call.
+    async fn timed<T>(&self, step: &'static str, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let done = work.await;
+        self.metrics.step(step, began.elapsed());
+        done
+    }
+
     /// Name of the host end of an attachment.
     fn host_interface(
         prefix: &str,

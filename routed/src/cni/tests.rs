@@ -1,4 +1,8 @@
 //! The server over fakes: `cni.md` §12 row by row, as far as no kernel is needed.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests open namespaces and meddle with files"
+)]
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

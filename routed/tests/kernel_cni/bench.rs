@@ -54,9 +54,9 @@ async fn measure(plugin: &Path, conf: &str, sandbox: &Sandbox, times: &mut Times
         let (code, answer, took) = spawn_blocking(call).await.unwrap();
         assert_eq!(code, 0, "{verb} {answer}");
         if verb == "ADD" {
-            times.add.push(took)
+            times.add.push(took);
         } else {
-            times.del.push(took)
+            times.del.push(took);
         }
     }
 }
@@ -88,6 +88,10 @@ async fn add_and_del_beside_ptp_and_host_local() {
     ours.print("margay");
     if ptp.exists() {
         theirs.print("ptp + host-local");
+    }
+    for (step, histogram) in bed.node.cni.metrics.snapshot().steps {
+        let count = u32::try_from(histogram.count()).unwrap();
+        println!("  {step:<10} mean {:>8.2?}", histogram.sum / count);
     }
     bed.node.stop().await;
 }

@@ -4,8 +4,10 @@
 //! Runs as root in a network and mount namespace of its own (`unshare -nm --propagation private`); skips, and says so, elsewhere.
 #![expect(
     clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test executes programs, times them, and fails by panic"
+    reason = "a test executes programs, times them, prints what it measured, and fails by panic"
 )]
 
 mod bench;

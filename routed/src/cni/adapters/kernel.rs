@@ -67,7 +67,7 @@ impl Kernel for Links {
                 .workloads
                 .attach(recipe, sandbox)
                 .await
-                .map_err(unplumbed)?;
+                .map_err(|error| unplumbed(&error))?;
             Ok(Plumbed {
                 ifindex: made.host.index,
                 mac: Mac(made.sandbox.mac.0),
@@ -180,7 +180,7 @@ fn attachment(plumbing: &Plumbing) -> Result<Attachment, dataplane::link::BadIfN
     })
 }
 
-fn unplumbed(error: AttachError) -> Unplumbed {
+fn unplumbed(error: &AttachError) -> Unplumbed {
     let words = error.to_string();
     match error {
         AttachError::HostNameTaken { .. } | AttachError::SandboxNameTaken { .. } => {

@@ -68,7 +68,7 @@ impl Server {
             .await?;
         turn.interruptible(trip);
         self.clear_own_past(call, identity).await?;
-        let view = self.find_pod(call, cancel).await?;
+        let view = self.timed("pod", self.find_pod(call, cancel)).await?;
         let settings = self.rooms.cluster.settings();
         let pod = call.pod_ref();
         let host = Self::host_interface(&settings.interface_prefix, pod.as_ref(), call)?;
@@ -281,9 +281,8 @@ impl Server {
         self.enter(work, Reached::Noted)?;
 
         work.reached = Reached::Asked;
-        let claims = cancel
-            .whole(ASSIGN, self.rooms.addresses.assign(ask))
-            .await?;
+        let assigning = cancel.whole(ASSIGN, self.rooms.addresses.assign(ask));
+        let claims = self.timed("address", assigning).await?;
         work.record.claims = claims.map_err(|why| refusal(&why))?;
         self.enter(work, Reached::Asked)?;
 
@@ -301,10 +300,8 @@ impl Server {
             forwarding: call.config.forwarding || settings.ip_forwarding,
             default_route: call.config.default_route,
         };
-        let plumbed = match cancel
-            .whole(ATTACH, self.rooms.kernel.attach(plumbing, sandbox))
-            .await
-        {
+        let attaching = cancel.whole(ATTACH, self.rooms.kernel.attach(plumbing, sandbox));
+        let plumbed = match self.timed("attach", attaching).await {
             Ok(plumbed) => plumbed.map_err(|error| unplumbed(error, &call.environment.netns))?,
             Err(failure) => {
                 // Abandoned half way, perhaps: whatever bears the name goes.
@@ -317,7 +314,8 @@ impl Server {
         work.record.mac = Some(plumbed.mac);
 
         work.reached = Reached::Programmed;
-        self.program(call, &work.record, cancel).await?;
+        self.timed("program", self.program(call, &work.record, cancel))
+            .await?;
         work.record.state = State::Attached;
         self.enter(work, Reached::Programmed)?;
         cancel.check()?;

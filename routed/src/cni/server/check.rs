@@ -310,10 +310,11 @@ mod tests {
         );
     }
 
+    type Change = fn(&mut SandboxLink, &mut (HostLink, Vec<IpAddr>));
+
     #[test]
     fn each_difference_is_named() {
         let record = record(1, State::Attached);
-        type Change = fn(&mut SandboxLink, &mut (HostLink, Vec<IpAddr>));
         let table: [(Change, &str); 7] = [
             (|inside, _| inside.up = false, "eth0 is down"),
             (|inside, _| inside.mac = Mac::default(), "MAC"),

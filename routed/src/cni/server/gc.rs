@@ -42,7 +42,7 @@ impl Server {
                     record.id, record.netns
                 )),
                 Err(failure) => {
-                    problems.push(format!("{}: {failure} ({})", record.id, failure.details))
+                    problems.push(format!("{}: {failure} ({})", record.id, failure.details));
                 }
             }
         }
@@ -72,11 +72,11 @@ impl Server {
             }
             match self.collect(&record).await {
                 Ok(true) => {
-                    tracing::info!(attachment = %record.id, "sandbox vanished without a DEL: collected")
+                    tracing::info!(attachment = %record.id, "sandbox vanished without a DEL: collected");
                 }
                 Ok(false) => {}
                 Err(failure) => {
-                    tracing::warn!(attachment = %record.id, %failure, details = failure.details, "collection failed")
+                    tracing::warn!(attachment = %record.id, %failure, details = failure.details, "collection failed");
                 }
             }
         }

@@ -149,7 +149,7 @@ impl Server {
             match self.rooms.kernel.links(&prefix).await {
                 Ok(links) => break links,
                 Err(why) => {
-                    tracing::error!(why, "interfaces cannot be listed: nothing is adopted yet")
+                    tracing::error!(why, "interfaces cannot be listed: nothing is adopted yet");
                 }
             }
             sleep(AGAIN).await;
@@ -268,7 +268,7 @@ impl Server {
             ) {
                 None => {}
                 Some(Unexplained::Adopt { host, pod }) => {
-                    self.adopt_late(&holding, &host, pod, &links)
+                    self.adopt_late(&holding, &host, pod, &links);
                 }
                 Some(Unexplained::Release) => {
                     tracing::info!(handle = %holding.handle, address = %holding.claim.address, "nothing here uses the address: releasing");
@@ -389,7 +389,7 @@ impl Server {
             match request {
                 Ok(request) => self.replay(&request).await,
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "spooled DEL cannot be read: blocks are compared instead")
+                    tracing::warn!(path = %path.display(), %error, "spooled DEL cannot be read: blocks are compared instead");
                 }
             }
             if let Err(error) = spool::paid(&path) {
@@ -411,7 +411,7 @@ impl Server {
         match self.serve(&call, None, &trip, &cancel).await {
             Ok(_) => tracing::info!(attachment = %call.id, "spooled DEL done"),
             Err(failure) => {
-                tracing::warn!(attachment = %call.id, %failure, details = failure.details, "spooled DEL failed: collected later")
+                tracing::warn!(attachment = %call.id, %failure, details = failure.details, "spooled DEL failed: collected later");
             }
         }
     }

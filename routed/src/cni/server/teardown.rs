@@ -45,22 +45,21 @@ impl Server {
 
     /// Takes route, policy and link away.
     pub(super) async fn remove_interface(&self, record: &Record) -> Result<(), Failure> {
-        match timeout(WITHDRAW, self.rooms.cluster.withdraw(record.id.clone())).await {
+        let withdrawing = timeout(WITHDRAW, self.rooms.cluster.withdraw(record.id.clone()));
+        match self.timed("withdraw", withdrawing).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(attachment = %record.id, %error, "route and policy follow the link")
+                tracing::warn!(attachment = %record.id, %error, "route and policy follow the link");
             }
             Err(_elapsed) => {
-                tracing::warn!(attachment = %record.id, "route and policy were slow: they follow the link")
+                tracing::warn!(attachment = %record.id, "route and policy were slow: they follow the link");
             }
         }
-        let detached = timeout(
-            DETACH,
-            self.rooms
-                .kernel
-                .detach(Arc::clone(&record.host), record.ifindex),
-        )
-        .await;
+        let detach = self
+            .rooms
+            .kernel
+            .detach(Arc::clone(&record.host), record.ifindex);
+        let detached = self.timed("detach", timeout(DETACH, detach)).await;
         let why = match detached {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => why,
@@ -79,7 +78,7 @@ impl Server {
             .rooms
             .addresses
             .release(Arc::clone(&record.handle), record.claims.clone());
-        let later = match timeout(RELEASE, release).await {
+        let later = match self.timed("release", timeout(RELEASE, release)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) if !error.retryable => {
                 tracing::warn!(attachment = %record.id, %error, "address is not ours any more");

@@ -18,8 +18,15 @@ use crate::cni::seams::{
 };
 use crate::world::{CniSettings, PodView, SyncState, Unprogrammed};
 
+/// What one handle holds: its addresses and owner attributes.
+pub(super) type Hold = (Vec<Claim>, BTreeMap<String, String>);
+
 /// What a test may turn.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own that a test turns"
+)]
 pub(super) struct State {
     pub(super) in_sync: bool,
     pub(super) api_away: bool,
@@ -33,7 +40,7 @@ pub(super) struct State {
     pub(super) unknown_pods: bool,
     pub(super) host_network: bool,
     pub(super) annotations: BTreeMap<String, String>,
-    pub(super) held: BTreeMap<Arc<str>, (Vec<Claim>, BTreeMap<String, String>)>,
+    pub(super) held: BTreeMap<Arc<str>, Hold>,
     pub(super) links: BTreeMap<String, Link>,
     pub(super) endpoints: BTreeMap<AttachmentId, LocalEndpoint>,
     pub(super) programs: u32,
@@ -182,10 +189,7 @@ impl Addresses for Fakes {
     fn holdings(&self) -> BoxFuture<'_, Result<Vec<Holding>, String>> {
         async move {
             let state = self.state();
-            let of = |(handle, (claims, attributes)): (
-                &Arc<str>,
-                &(Vec<Claim>, BTreeMap<String, String>),
-            )| {
+            let of = |(handle, (claims, attributes)): (&Arc<str>, &Hold)| {
                 claims
                     .iter()
                     .map(|claim| Holding {

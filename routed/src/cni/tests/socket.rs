@@ -149,7 +149,7 @@ async fn rubbish_is_answered_with_code_6_or_closed_and_others_are_served_meanwhi
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopping_daemon_undoes_what_it_holds_within_five_seconds() {
     let daemon = daemon().await;
-    daemon.node.fakes.state().program_takes = Duration::from_secs(60);
+    daemon.node.fakes.state().program_takes = Duration::from_mins(1);
     let path = daemon.path.clone();
     let add = tokio::task::spawn_blocking(move || {
         let container = Container::pod("a").with("policy_setup_timeout_seconds", json!(50));

@@ -43,9 +43,18 @@ async fn del_leaves_nothing_and_succeeds_as_often_as_it_is_called() {
     node.assert_nothing_left();
 }
 
+type Turn = fn(&mut fakes::State);
+
+fn fail(state: &mut fakes::State, why: Unplumbed) {
+    state.attach_fails = Some(why);
+}
+
+fn annotate(state: &mut fakes::State, key: &str, value: &str) {
+    state.annotations.insert(key.into(), value.into());
+}
+
 #[tokio::test]
 async fn every_failing_step_of_add_leaves_nothing() {
-    type Turn = fn(&mut fakes::State);
     let table: [(u32, Turn); 12] = [
         (11, |state| state.in_sync = false),
         (11, |state| state.unknown_pods = true),
@@ -54,20 +63,16 @@ async fn every_failing_step_of_add_leaves_nothing() {
         (11, |state| state.api_away = true),
         (103, |state| state.free = 0),
         (104, |state| {
-            _ = state
-                .annotations
-                .insert("cni.projectcalico.org/ipAddrs".into(), "[\"x\"]".into())
+            annotate(state, "cni.projectcalico.org/ipAddrs", "[\"x\"]");
         }),
         (104, |state| {
-            _ = state
-                .annotations
-                .insert("cni.projectcalico.org/ipv4pools".into(), "pool".into())
+            annotate(state, "cni.projectcalico.org/ipv4pools", "pool");
         }),
         (3, |state| {
-            state.attach_fails = Some(Unplumbed::SandboxGone("No such process".into()))
+            fail(state, Unplumbed::SandboxGone("No such process".into()));
         }),
         (101, |state| {
-            state.attach_fails = Some(Unplumbed::Exists("eth0 exists".into()))
+            fail(state, Unplumbed::Exists("eth0 exists".into()));
         }),
         (100, |state| state.program_refused = true),
         (11, |state| state.program_takes = Duration::from_secs(5)),
