@@ -43,7 +43,9 @@ pub(crate) fn run(options: Options, exit: bool, keep: bool) -> Result<()> {
                 "\nShown in {:.0} s. Taking everything down ...",
                 start.elapsed().as_secs_f64()
             );
+            let run = std::sync::Arc::clone(lab.run());
             drop(lab);
+            run.end()?;
             println!("Nothing is left behind.");
             Ok(())
         }

@@ -86,7 +86,6 @@ impl Lab {
         let logs = run.logs();
         Self::bring_up(options, binaries, &run)
             .with_context(|| format!("the lab did not come up; all logs: {}", logs.display()))
-            .inspect_err(|_| run.end())
     }
 
     fn bring_up(options: Options, binaries: Binaries, run: &Arc<Run>) -> Result<Self> {

@@ -224,16 +224,20 @@ fn end_on_signals() -> Result<()> {
         });
         let start = std::time::Instant::now();
         eprintln!("\n  taking everything down ...");
-        run::end_live();
-        eprintln!(
-            "  gone, nothing left behind ({:.1} s)",
-            start.elapsed().as_secs_f64()
-        );
-        std::process::exit(if SHOWN.load(Ordering::Relaxed) {
-            0
-        } else {
-            130
-        });
+        let removed = run::end_live();
+        let code = match (&removed, SHOWN.load(Ordering::Relaxed)) {
+            (Ok(()), true) => 0,
+            (Ok(()), false) => 130,
+            (Err(_), _) => 1,
+        };
+        match removed {
+            Ok(()) => eprintln!(
+                "  gone, nothing left behind ({:.1} s)",
+                start.elapsed().as_secs_f64()
+            ),
+            Err(error) => eprintln!("  {error:#}"),
+        }
+        std::process::exit(code);
     });
     Ok(())
 }

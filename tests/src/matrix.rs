@@ -68,27 +68,16 @@ impl Matrix {
     /// The matrix as text. `colour`: for a terminal; meaning never hangs on it. Cells that differ from `before` stand in
     /// brackets.
     pub fn render(&self, before: Option<&Self>, colour: bool) -> String {
-        let title = |pod: &Pod| format!("{}@{}", short(&pod.name), pod.node);
-        let first = self
-            .pods
-            .iter()
-            .map(|pod| title(pod).len())
-            .max()
-            .unwrap_or(0)
-            .max(9);
-        let widths: Vec<usize> = self
-            .pods
-            .iter()
-            .map(|pod| title(pod).len().max(5))
-            .collect();
+        let titles = titles(&self.pods);
+        let first = titles.iter().map(String::len).max().unwrap_or(0).max(9);
         let mut text = format!("  {:<first$}", "from \\ to");
-        for (pod, width) in self.pods.iter().zip(&widths) {
-            let _ = write!(text, "  {:^width$}", title(pod));
+        for title in &titles {
+            let _ = write!(text, "  {title:^5}");
         }
         text.push('\n');
-        for (row, (from, cells)) in self.pods.iter().zip(&self.cells).enumerate() {
-            let _ = write!(text, "  {:<first$}", title(from));
-            for (column, (answered, width)) in cells.iter().zip(&widths).enumerate() {
+        for (row, (from, cells)) in titles.iter().zip(&self.cells).enumerate() {
+            let _ = write!(text, "  {from:<first$}");
+            for (column, (answered, title)) in cells.iter().zip(&titles).enumerate() {
                 let then = before.and_then(|matrix| matrix.cells.get(row)?.get(column).copied());
                 let word = if *answered { "yes" } else { "no" };
                 let word = if then.is_some_and(|then| then != *answered) {
@@ -96,7 +85,7 @@ impl Matrix {
                 } else {
                     word.to_owned()
                 };
-                let cell = format!("{word:^width$}");
+                let cell = format!("{word:^0$}", title.len().max(5));
                 let _ = match (colour, *answered) {
                     (true, true) => write!(text, "  \x1b[32m{cell}\x1b[0m"),
                     (true, false) => write!(text, "  \x1b[31m{cell}\x1b[0m"),
@@ -109,12 +98,30 @@ impl Matrix {
     }
 }
 
-/// `web-7c9f8-x2x4v` → `web-x2x4v`: the replica set's hash tells a reader nothing.
-fn short(name: &str) -> String {
-    let parts: Vec<&str> = name.split('-').collect();
-    match parts.as_slice() {
-        [start @ .., _hash, pod] if !start.is_empty() => format!("{}-{pod}", start.join("-")),
-        _ => name.to_owned(),
+/// What rows and columns are called: `web@a1`, and `web@a1#2` for the second of the same Deployment on the same node.
+fn titles(pods: &[Pod]) -> Vec<String> {
+    let mut titles: Vec<String> = Vec::with_capacity(pods.len());
+    for (place, pod) in pods.iter().enumerate() {
+        let title = format!("{}@{}", deployment(&pod.name), pod.node);
+        let same = |earlier: &&Pod| {
+            earlier.node == pod.node && deployment(&earlier.name) == deployment(&pod.name)
+        };
+        let earlier = pods.iter().take(place).filter(same).count();
+        titles.push(if earlier == 0 {
+            title
+        } else {
+            format!("{title}#{}", earlier + 1)
+        });
+    }
+    titles
+}
+
+/// `web-7c9f8-x2x4v` → `web`: what follows is made up by Kubernetes and tells a reader nothing.
+fn deployment(name: &str) -> &str {
+    let mut parts = name.rsplitn(3, '-');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(_pod), Some(_replica_set), Some(deployment)) => deployment,
+        (_, _, _) => name,
     }
 }
 
@@ -133,21 +140,34 @@ mod tests {
 
     #[test]
     fn changed_cells_stand_in_brackets() {
-        let pods = vec![pod("web-7c9f8-x2x4v", "a1"), pod("db-55d4c-abcde", "b2")];
+        let pods = vec![
+            pod("web-7c9f8-x2x4v", "a1"),
+            pod("db-55d4c-abcde", "b2"),
+            pod("web-7c9f8-zzzzz", "a1"),
+        ];
         let before = Matrix {
             pods: pods.clone(),
-            cells: vec![vec![true, true], vec![true, true]],
+            cells: vec![vec![true; 3]; 3],
         };
-        let after = Matrix {
-            pods,
-            cells: vec![vec![true, true], vec![false, true]],
-        };
+        let mut after = before.clone();
+        after.cells[1][0] = false;
         assert_eq!(after.changed(&before), 1);
         assert_eq!(
             after.reaches("db-55d4c-abcde", "web-7c9f8-x2x4v"),
             Some(false)
         );
-        let expected = "  from \\ to     web-x2x4v@a1  db-abcde@b2\n  web-x2x4v@a1      yes           yes    \n  db-abcde@b2       [no]          yes    \n";
-        assert_eq!(after.render(Some(&before), false), expected);
+        let expected = [
+            "  from \\ to  web@a1  db@b2  web@a1#2",
+            "  web@a1      yes     yes     yes   ",
+            "  db@b2       [no]    yes     yes   ",
+            "  web@a1#2    yes     yes     yes   ",
+        ];
+        assert_eq!(
+            after
+                .render(Some(&before), false)
+                .lines()
+                .collect::<Vec<_>>(),
+            expected
+        );
     }
 }

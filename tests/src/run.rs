@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{binaries, wait};
+use crate::{binaries, progress, wait};
 
 /// The runs of this process that live, for [`end_live`].
 static LIVE: Mutex<Vec<Weak<Run>>> = Mutex::new(Vec::new());
@@ -111,31 +111,50 @@ impl Run {
     }
 
     /// Ends the run: every machine, every control group, every file but the logs. Idempotent.
-    pub fn end(&self) {
+    ///
+    /// # Errors
+    /// What could not be removed, by name.
+    pub fn end(&self) -> Result<()> {
         let janitor = self
             .janitor
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(mut janitor) = janitor {
-            drop(janitor.stdin.take());
-            drop(janitor.wait());
+        let Some(mut janitor) = janitor else {
+            return Ok(());
+        };
+        drop(janitor.stdin.take());
+        let ended = janitor.wait().context("wait for the janitor")?;
+        if ended.success() {
+            return Ok(());
         }
+        let said = std::fs::read_to_string(self.logs().join("janitor.log")).unwrap_or_default();
+        bail!(
+            "run {} could not be removed whole: {}",
+            self.tag,
+            said.trim()
+        )
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.end();
+        if let Err(error) = self.end() {
+            progress::say(&format!("{error:#}"));
+        }
     }
 }
 
 /// Ends every run of this process: for a signal handler that will not return to them.
-pub fn end_live() {
+///
+/// # Errors
+/// What could not be removed, of all runs.
+pub fn end_live() -> Result<()> {
     let live = std::mem::take(&mut *LIVE.lock().unwrap_or_else(PoisonError::into_inner));
-    for run in live.iter().filter_map(Weak::upgrade) {
-        run.end();
-    }
+    live.iter()
+        .filter_map(Weak::upgrade)
+        .map(|run| run.end())
+        .fold(Ok(()), Result::and)
 }
 
 /// Random bytes as hexadecimal digits: tags and tokens.
