@@ -1,7 +1,7 @@
 //! Sessions with BIRD and FRR in network namespaces: real sockets, real peers.
 //!
-//! Runs as root in a private network and mount namespace (`unshare -nm --propagation private`); elsewhere, or without
-//! the daemons, each test prints why it is skipped.
+//! Runs as root: each test makes its own network and mount namespace. Without root, or without the daemons, it prints
+//! why it is skipped.
 #![cfg(feature = "io")]
 #![expect(
     clippy::disallowed_methods,

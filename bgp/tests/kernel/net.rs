@@ -1,14 +1,16 @@
 //! A veth pair: one end with us, the other in a namespace for the router.
+//!
+//! Each test moves its own thread into new network and mount namespaces, so nothing here touches the host and tests run
+//! side by side, whatever runner starts them. Everything vanishes with the thread and the daemons it started.
 
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// With `cargo test` all tests of this binary share one process and one namespace: one after the other.
-static ONE: Mutex<()> = Mutex::new(());
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,13 +20,11 @@ pub(crate) struct Lab {
     pub(crate) ours: IpAddr,
     pub(crate) theirs: IpAddr,
     pub(crate) directory: tempfile::TempDir,
-    _one: MutexGuard<'static, ()>,
 }
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        prepare();
+        enter();
         ip("link add us0 type veth peer name tor0");
         ip("netns add tor");
         ip("link set tor0 netns tor");
@@ -38,7 +38,6 @@ impl Lab {
             ours: "10.0.0.1".parse().unwrap(),
             theirs: "10.0.0.2".parse().unwrap(),
             directory,
-            _one: one,
         }
     }
 
@@ -56,19 +55,6 @@ impl Lab {
             assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["link", "del", "us0"])
-            .stderr(Stdio::null())
-            .status();
-        let _ = Command::new("ip")
-            .args(["netns", "del", "tor"])
-            .stderr(Stdio::null())
-            .status();
     }
 }
 
@@ -134,34 +120,20 @@ fn ip(arguments: &str) {
     );
 }
 
-/// A private /run for namespaces and daemons; loopback up. Once a process is enough, more does no harm.
-fn prepare() {
+/// Moves this thread into namespaces of its own, with a /run for `ip netns` and the daemons.
+fn enter() {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    fs::create_dir("/run/netns").unwrap();
     ip("link set lo up");
-    if !Path::new("/run/bgp-kernel-tests").exists() {
-        assert!(
-            Command::new("mount")
-                .args(["-t", "tmpfs", "tmpfs", "/run"])
-                .status()
-                .unwrap()
-                .success()
-        );
-        fs::write("/run/bgp-kernel-tests", "").unwrap();
-        fs::create_dir_all("/run/netns").unwrap();
-    }
 }
 
 /// Why tests cannot run here, if they cannot.
 pub(crate) fn missing(programs: &[&str]) -> Option<String> {
-    let same = |kind: &str| {
-        let own = fs::read_link(format!("/proc/self/ns/{kind}"));
-        let init = fs::read_link(format!("/proc/1/ns/{kind}"));
-        matches!((own, init), (Ok(own), Ok(init)) if own == init)
-    };
-    if same("net") || same("mnt") {
-        return Some(
-            "not in private network and mount namespaces (unshare -nm --propagation private)"
-                .into(),
-        );
+    if !nix::unistd::geteuid().is_root() {
+        return Some("not root: namespaces cannot be made".into());
     }
     programs
         .iter()
