@@ -378,6 +378,11 @@ impl Allocator {
     /// Closes the lane of a block if it has nothing left to do.
     fn close_if_done(&mut self, block: IpNet) -> bool {
         let done = self.lanes.get(&block).is_some_and(Lane::is_done);
+        if done && !self.is_settled(block) && self.lanes.get(&block).is_some_and(Lane::may_settle) {
+            // Something changed while the lane was busy with something else.
+            self.aim(block, Goal::Settle);
+            return false;
+        }
         if done {
             self.lanes.remove(&block);
             self.index.unpin(block);

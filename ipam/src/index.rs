@@ -20,7 +20,7 @@ use crate::block::{Block, Owner};
 use crate::handle;
 use crate::net::{self, Family};
 use crate::pool::{Asker, Labels, Pool, Pools, overlap};
-use crate::store::{Meta, Object, Stored};
+use crate::store::{Key, Meta, Object, Stored};
 use crate::time::Time;
 
 /// How nodes share the pools.
@@ -364,6 +364,16 @@ impl Index {
             Some(Entry::Far(_)) => Known::Unread,
             Some(Entry::Broken) => Known::Broken,
         }
+    }
+
+    /// Uid of an object, as far as it is known.
+    pub(crate) fn uid(&self, key: &Key) -> Option<Arc<str>> {
+        let meta = match key {
+            Key::Block(cidr) => self.blocks.get(cidr).and_then(Entry::meta),
+            Key::Affinity(_, cidr) => self.affinities.get(cidr).map(|stored| &stored.meta),
+            Key::Handle(_) => None,
+        };
+        meta.map(|meta| Arc::clone(&meta.uid))
     }
 
     /// This node's affinity for a block, soft-deleted rows included.

@@ -168,9 +168,7 @@ impl Memory {
     }
 
     fn act(&mut self, node: &str, call: &StoreCall) -> Result<StoreReply, StoreError> {
-        if let Err(why) = self.permits(node, call) {
-            return Err(StoreError::Denied(why));
-        }
+        let may = |store: &Self| store.permits(node, call).map_err(StoreError::Denied);
         match call {
             StoreCall::Get(key) => {
                 self.reads += 1;
@@ -183,17 +181,20 @@ impl Memory {
                 if self.objects.contains_key(&key) {
                     return Err(StoreError::Exists);
                 }
+                may(self)?;
                 Ok(StoreReply::Object(self.store(&key, object.clone())))
             }
             StoreCall::Swap(object, meta) => {
                 self.writes += 1;
                 let key = object.key();
                 self.unchanged(&key, meta)?;
+                may(self)?;
                 Ok(StoreReply::Object(self.store(&key, object.clone())))
             }
             StoreCall::Remove(key, meta) => {
                 self.writes += 1;
                 self.unchanged(key, meta)?;
+                may(self)?;
                 self.objects.remove(key);
                 self.publish(key, None, &meta.uid);
                 Ok(StoreReply::Removed)

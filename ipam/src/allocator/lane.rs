@@ -88,6 +88,8 @@ pub(super) struct Lane {
     landed: Vec<(Take, Assigned)>,
     goal: Option<Goal>,
     flight: Option<Flight>,
+    /// Uid of the object the call in flight is about, as known when it was sent.
+    subject: Option<Arc<str>>,
     reread_block: bool,
     reread_affinity: bool,
     /// The affinity lacks labels.
@@ -96,6 +98,8 @@ pub(super) struct Lane {
     rounds: u32,
     silences: u32,
     wait: Option<Time>,
+    /// The server refused: nothing is tried unasked.
+    refused: bool,
 }
 
 impl Lane {
@@ -171,6 +175,22 @@ impl Lane {
                 .count()
     }
 
+    /// Takes that a block as the index has it does not show: an event may tell of a write before its own reply does.
+    pub(super) fn takes_beyond(&self, block: &Block) -> usize {
+        let shown = self
+            .flying()
+            .filter(|(item, outcome)| match (item, outcome) {
+                (Item::Take(take), Outcome::Taken(assigned)) => block
+                    .holder(assigned.ordinal)
+                    .is_some_and(|holder| holder.handle() == take.attribute.handle()),
+                (
+                    Item::Take(_) | Item::Give(_) | Item::Thaw { .. },
+                    Outcome::Taken(_) | Outcome::Given(_),
+                ) => false,
+            });
+        self.takes() - shown.count()
+    }
+
     /// Whether an address of this handle is on its way back.
     pub(super) fn gives(&self, handle: &str) -> bool {
         let items = self.flying().map(|(item, _)| item).chain(&self.queue);
@@ -188,6 +208,10 @@ impl Lane {
 
     pub(super) fn take_flight(&mut self) -> Option<Flight> {
         self.flight.take()
+    }
+
+    pub(super) fn take_subject(&mut self) -> Option<Arc<str>> {
+        self.subject.take()
     }
 
     pub(super) fn reread_block(&mut self) {
@@ -210,6 +234,7 @@ impl Lane {
         self.rounds = 0;
         self.silences = 0;
         self.wait = None;
+        self.refused = false;
     }
 
     pub(super) fn count_round(&mut self) -> u32 {
@@ -230,7 +255,12 @@ impl Lane {
         self.wait = Some(until);
     }
 
+    pub(super) fn may_settle(&self) -> bool {
+        !self.refused
+    }
+
     pub(super) fn drop_goal(&mut self) {
+        self.refused = true;
         self.goal = None;
         self.relabel = false;
     }
@@ -307,8 +337,14 @@ impl Allocator {
     }
 
     fn fly(&mut self, block: IpNet, flight: Flight, call: StoreCall) -> bool {
+        let subject = match &call {
+            StoreCall::Swap(_, meta) | StoreCall::Remove(_, meta) => Some(Arc::clone(&meta.uid)),
+            StoreCall::Get(key) => self.index.uid(key),
+            StoreCall::Create(_) => None,
+        };
         if let Some(lane) = self.lanes.get_mut(&block) {
             lane.flight = Some(flight);
+            lane.subject = subject;
         }
         self.call(Caller::Lane(block), call);
         true

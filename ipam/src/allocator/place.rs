@@ -216,12 +216,23 @@ impl Allocator {
             let room = own.filter(|block| {
                 let lane = self.lanes.get(&block.cidr());
                 !lane.is_some_and(Lane::is_leaving)
-                    && self.index.usable(block, now) > lane.map_or(0, Lane::takes)
+                    && self.index.usable(block, now) > self.expected_takes(block.cidr())
             });
             room.map(crate::block::Block::cidr)
                 .next()
                 .or_else(|| self.claim_with_room(pool, part))
         })
+    }
+
+    /// Takes on their way into a block that the index does not show yet.
+    fn expected_takes(&self, block: IpNet) -> usize {
+        let Some(lane) = self.lanes.get(&block) else {
+            return 0;
+        };
+        match self.index.block(block) {
+            Known::Whole(stored) => lane.takes_beyond(&stored.value),
+            Known::Absent | Known::Unread | Known::Broken => lane.takes(),
+        }
     }
 
     /// A block of the pool that is being claimed and has room for one more.
@@ -326,12 +337,7 @@ impl Allocator {
             .flat_map(|pool| self.index.foreign_blocks(pool, now));
         foreign
             .filter(|(block, _)| !part.excluded.contains(block))
-            .map(|(block, free)| {
-                (
-                    free.saturating_sub(self.lanes.get(&block).map_or(0, Lane::takes)),
-                    block,
-                )
-            })
+            .map(|(block, free)| (free.saturating_sub(self.expected_takes(block)), block))
             .filter(|(free, _)| *free > 0)
             .max_by_key(|(free, block)| (*free, std::cmp::Reverse(*block)))
             .map(|(_, block)| block)

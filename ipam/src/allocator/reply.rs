@@ -36,17 +36,7 @@ impl Allocator {
         }
         let stored = match reply {
             StoreReply::Object(stored) => stored,
-            StoreReply::Removed => {
-                match flight {
-                    Flight::Block(_) => self.forget_block(block),
-                    Flight::Affinity(_) => self.forget_affinity(block),
-                    Flight::ReadBlock
-                    | Flight::ReadAffinity
-                    | Flight::Create(_)
-                    | Flight::Swap(_) => {}
-                }
-                return;
-            }
+            StoreReply::Removed => return self.forget(block, Subject::of(&flight)),
         };
         match flight {
             Flight::Create(batch) => {
@@ -76,29 +66,16 @@ impl Allocator {
 
     fn failed(&mut self, block: IpNet, flight: Flight, error: StoreError, now: Time) {
         self.failure_notes(block, &flight, &error);
-        let touches_block = match &flight {
-            Flight::ReadBlock | Flight::Create(_) | Flight::Swap(_) | Flight::Block(_) => true,
-            Flight::ReadAffinity | Flight::Affinity(_) => false,
-        };
+        let subject = Subject::of(&flight);
         self.restore(block, flight);
         match error {
-            StoreError::NotFound => {
-                if touches_block {
-                    self.index.apply(Event::BlockGone(block, None));
-                } else {
-                    self.index.apply(Event::AffinityGone(
-                        Arc::clone(self.index.node()),
-                        block,
-                        None,
-                    ));
-                }
-            }
+            StoreError::NotFound => self.forget(block, subject),
             StoreError::Conflict | StoreError::Exists => {
-                self.reread(block, touches_block);
+                self.reread(block, subject);
                 self.conflicted(block, now);
             }
             StoreError::Unknown(why) => {
-                self.reread(block, touches_block);
+                self.reread(block, subject);
                 self.silent(block, &why, now);
             }
             StoreError::Denied(why) => self.denied(block, &why, now),
@@ -146,13 +123,10 @@ impl Allocator {
         }
     }
 
-    fn reread(&mut self, block: IpNet, touches_block: bool) {
-        self.with_lane(block, |lane| {
-            if touches_block {
-                lane.reread_block();
-            } else {
-                lane.reread_affinity();
-            }
+    fn reread(&mut self, block: IpNet, subject: Subject) {
+        self.with_lane(block, |lane| match subject {
+            Subject::Block => lane.reread_block(),
+            Subject::Affinity => lane.reread_affinity(),
         });
     }
 
@@ -255,25 +229,37 @@ impl Allocator {
         }
     }
 
-    fn forget_block(&mut self, block: IpNet) {
-        let uid = match self.index.block(block) {
-            crate::index::Known::Whole(stored) => Some(Arc::clone(&stored.meta.uid)),
-            crate::index::Known::Absent
-            | crate::index::Known::Unread
-            | crate::index::Known::Broken => None,
+    /// An object is gone: the one the call was about. A later one of the same name, of which an event told while the
+    /// call was under way, stays.
+    fn forget(&mut self, block: IpNet, kind: Subject) {
+        let subject = self.lanes.get_mut(&block).and_then(Lane::take_subject);
+        let Some(uid) = subject else {
+            return;
         };
-        self.index.apply(Event::BlockGone(block, uid));
+        let event = match kind {
+            Subject::Block => Event::BlockGone(block, Some(uid)),
+            Subject::Affinity => {
+                Event::AffinityGone(Arc::clone(self.index.node()), block, Some(uid))
+            }
+        };
+        self.index.apply(event);
     }
+}
 
-    fn forget_affinity(&mut self, block: IpNet) {
-        let uid = self
-            .index
-            .affinity(block)
-            .map(|stored| Arc::clone(&stored.meta.uid));
-        self.index.apply(Event::AffinityGone(
-            Arc::clone(self.index.node()),
-            block,
-            uid,
-        ));
+/// What a call was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Block,
+    Affinity,
+}
+
+impl Subject {
+    fn of(flight: &Flight) -> Self {
+        match flight {
+            Flight::ReadBlock | Flight::Create(_) | Flight::Swap(_) | Flight::Block(_) => {
+                Self::Block
+            }
+            Flight::ReadAffinity | Flight::Affinity(_) => Self::Affinity,
+        }
     }
 }

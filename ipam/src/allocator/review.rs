@@ -35,10 +35,14 @@ impl Allocator {
 
     /// Settles a block whose stored state is neither owned and confirmed nor nothing of ours.
     pub(super) fn settle(&mut self, block: IpNet) {
-        if !self.index.synced() || self.lanes.contains_key(&block) {
-            return;
+        if self.index.synced() && !self.lanes.contains_key(&block) && !self.is_settled(block) {
+            self.aim(block, Goal::Settle);
         }
-        let settled = match self.index.views(block) {
+    }
+
+    /// Whether a block is owned and confirmed, or nothing of ours.
+    pub(super) fn is_settled(&self, block: IpNet) -> bool {
+        match self.index.views(block) {
             (BlockView::MineEmpty | BlockView::MineBusy, claim) => {
                 claim == AffinityView::Live(State::Confirmed)
             }
@@ -50,9 +54,6 @@ impl Allocator {
                 | BlockView::ForeignDeleted,
                 claim,
             ) => claim == AffinityView::Absent,
-        };
-        if !settled {
-            self.aim(block, Goal::Settle);
         }
     }
 

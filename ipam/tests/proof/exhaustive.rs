@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use api::PoolUse;
 use ipam::affinity::{self, AffinityView, BlockView, Goal, State as Claim, Step};
 use ipam::index::Event;
 use ipam::memory::{Fault, Memory};
-use ipam::store::{Key, Object, StoreCall, StoreError, StoreReply};
+use ipam::store::{Key, Meta, Object, StoreCall, StoreError, StoreReply};
 use ipam::{
     Addresses, Allocator, Answer, Assign, Assigned, Config, Family, Input, Output, Release,
     RequestId, Settings, Time, Want,
@@ -22,6 +23,9 @@ use ipam::{
 use ipnet::IpNet;
 
 use crate::sim::{Pending, START, net, pool, taken};
+
+/// States beyond which a script is too large for every commit.
+const MOST: u32 = 2_000_000;
 
 const NAMES: [&str; 2] = ["a", "b"];
 
@@ -49,6 +53,8 @@ struct Node {
 #[derive(Clone, Debug, Default, Hash)]
 struct Leader {
     target: Option<(IpNet, Arc<str>, u64)>,
+    /// The claim as the leader saw or left it.
+    claim: Option<Meta>,
     call: Option<(StoreCall, Step)>,
     done: bool,
 }
@@ -535,7 +541,10 @@ impl World {
                 self.leader.done = true;
                 return;
             };
-            self.leader.target = Some((block.cidr(), Arc::clone(owner), block.sequence()));
+            let target = (block.cidr(), Arc::clone(owner), block.sequence());
+            let claim = Key::Affinity(Arc::clone(&target.1), target.0);
+            self.leader.claim = self.store.get(&claim).map(|stored| stored.meta.clone());
+            self.leader.target = Some(target);
             return;
         }
         let Some((cidr, owner, seen)) = self.leader.target.clone() else {
@@ -546,8 +555,15 @@ impl World {
             match (result, step) {
                 (Err(_), _) => self.leader.done = true,
                 (Ok(_), Step::SoftDeleteBlock) => {
-                    self.leader.target = Some((cidr, owner, seen + 1))
+                    self.leader.target = Some((cidr, owner, seen + 1));
                 }
+                (
+                    Ok(StoreReply::Object(stored)),
+                    Step::SwapAffinity(_) | Step::SoftDeleteAffinity,
+                ) => {
+                    self.leader.claim = Some(stored.meta);
+                }
+                (Ok(_), Step::RemoveAffinity) => self.leader.claim = None,
                 (Ok(_), _) => {}
             }
             return;
@@ -558,7 +574,11 @@ impl World {
             .get(&Key::Affinity(Arc::clone(&owner), cidr))
             .cloned();
         let whole = self.store.block(cidr);
-        if whole.is_some_and(|block| block.sequence() != seen) {
+        // Whatever changed since is the owner's will: give way.
+        let claimed_anew = claim
+            .as_ref()
+            .is_some_and(|claim| Some(&claim.meta) != self.leader.claim.as_ref());
+        if claimed_anew || whole.is_some_and(|block| block.sequence() != seen) {
             self.leader.done = true;
             return;
         }
@@ -709,22 +729,32 @@ fn explore(script: Script) -> usize {
     // Steps without faults: the ways a world may go by itself.
     let mut ways: Vec<(u32, u32)> = Vec::new();
     let mut rests = 0_usize;
+    let mut trail: Vec<(u32, Option<Action>)> = vec![(0, None)];
     while let Some((id, world)) = stack.pop() {
-        world.check();
         let actions = world.actions(script, true);
-        if actions.iter().all(|action| action.is_fault()) {
-            world.check_rest(script);
-            rests += 1;
-        }
+        let rest = actions.iter().all(|action| action.is_fault());
+        told(&trail, id, None, || {
+            world.check();
+            if rest {
+                world.check_rest(script);
+            }
+        });
+        rests += usize::from(rest);
         for action in actions {
             let mut next = world.clone();
-            next.perform(action);
+            told(&trail, id, Some(action), || next.perform(action));
             let fresh = u32::try_from(known.len()).unwrap();
+            assert!(
+                fresh < MOST,
+                "{}: more states than are worth walking",
+                script.name
+            );
             let next_id = *known.entry(next.fingerprint()).or_insert(fresh);
             if !action.is_fault() {
                 ways.push((id, next_id));
             }
             if next_id == fresh {
+                trail.push((id, Some(action)));
                 stack.push((fresh, next));
             }
         }
@@ -742,6 +772,22 @@ fn explore(script: Script) -> usize {
         ways.len()
     );
     known.len()
+}
+
+/// Does something; when it fails, tells the way that led there first.
+fn told(trail: &[(u32, Option<Action>)], id: u32, last: Option<Action>, work: impl FnOnce()) {
+    if let Err(failure) = catch_unwind(AssertUnwindSafe(work)) {
+        let mut way = vec![last];
+        let mut at = id;
+        while at != 0 {
+            let (parent, action) = trail[at as usize];
+            way.push(action);
+            at = parent;
+        }
+        let way: Vec<Action> = way.into_iter().rev().flatten().collect();
+        println!("the way there: {way:?}");
+        resume_unwind(failure);
+    }
 }
 
 /// Whether every way comes to an end: no circle among the steps without faults.
@@ -786,6 +832,15 @@ const BASE: Script = Script {
 };
 
 #[test]
+fn two_requests_of_each_node_race_for_all_there_is() {
+    explore(Script {
+        name: "full race",
+        attachments: [TWO, TWO],
+        ..BASE
+    });
+}
+
+#[test]
 fn two_nodes_race_for_blocks() {
     explore(Script {
         name: "race",
@@ -800,6 +855,39 @@ fn a_node_dies_at_every_point_of_add_and_del() {
         name: "crash",
         attachments: [LEAVE, KEEP],
         crashes: 1,
+        ..BASE
+    });
+}
+
+#[test]
+fn a_node_dies_while_all_race() {
+    explore(Script {
+        name: "full race and crash",
+        attachments: [TWO, KEEP],
+        crashes: 1,
+        ..BASE
+    });
+    explore(Script {
+        name: "add, del and loss on both",
+        attachments: [LEAVE, LEAVE],
+        losses: 1,
+        ..BASE
+    });
+}
+
+#[test]
+fn two_deaths_or_a_death_and_a_lost_answer_are_repaired() {
+    explore(Script {
+        name: "two crashes",
+        attachments: [LEAVE, &[]],
+        crashes: 2,
+        ..BASE
+    });
+    explore(Script {
+        name: "crash and loss",
+        attachments: [LEAVE, &[]],
+        crashes: 1,
+        losses: 1,
         ..BASE
     });
 }
@@ -827,11 +915,19 @@ fn borrowing_beside_the_owner_survives_a_crash() {
 
 #[test]
 fn the_leader_takes_an_empty_block_from_a_living_owner() {
-    explore(Script {
-        name: "leader",
-        attachments: [KEEP, KEEP],
+    let base = Script {
         leader: true,
         all_owned: true,
         ..BASE
+    };
+    explore(Script {
+        name: "leader and owner",
+        attachments: [KEEP, &[]],
+        ..base
+    });
+    explore(Script {
+        name: "leader and borrower",
+        attachments: [&[], KEEP],
+        ..base
     });
 }
