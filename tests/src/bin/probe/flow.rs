@@ -232,6 +232,7 @@ fn udp(address: SocketAddr, pace: Pace) -> Count {
         ([0_u16; 8], 0).into()
     };
     let opened = UdpSocket::bind(any).and_then(|socket| {
+        super::widen(&socket);
         socket.connect(address)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         Ok((socket.try_clone()?, socket))

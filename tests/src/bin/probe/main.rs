@@ -65,6 +65,16 @@ fn stop_signals() -> nix::sys::signal::SigSet {
     set
 }
 
+/// Gives a UDP socket room for two seconds of a flow, so that a busy machine is not taken for a lossy network. Without
+/// the right to exceed the system's limit it gets that limit.
+fn widen(socket: &std::net::UdpSocket) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    const ROOM: usize = 4 << 20;
+    if setsockopt(socket, sockopt::RcvBufForce, &ROOM).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &ROOM);
+    }
+}
+
 /// The value that follows a flag.
 fn value<'a>(flag: &str, next: Option<&&'a str>) -> Result<&'a str, String> {
     next.copied().ok_or_else(|| format!("{flag} needs a value"))

@@ -75,6 +75,7 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
 
 fn reflect(port: u16) -> Result<(), String> {
     let socket = both_families(port, UdpSocket::bind)?;
+    super::widen(&socket);
     std::thread::spawn(move || {
         let mut buffer = vec![0_u8; 65_536];
         loop {
