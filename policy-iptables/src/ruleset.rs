@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+mod text;
+
 /// Name of a chain, set or map inside the table; cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);

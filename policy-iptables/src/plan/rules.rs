@@ -48,14 +48,7 @@ fn of_family(
     sets: &mut Sets,
 ) -> Vec<Conjunction> {
     let mut product = Product::new(family.map(Match::Family));
-    for (side, peer) in [
-        (Side::Source, &rule.source),
-        (Side::Destination, &rule.destination),
-    ] {
-        if let Some(family) = family {
-            addresses(&mut product, side, family, peer, ipv6, sets);
-        }
-    }
+    // Compares before lookups: most packets fail at the first, for a tenth of the cost.
     protocol(&mut product, rule);
     for (side, peer) in [
         (Side::Source, &rule.source),
@@ -72,6 +65,14 @@ fn of_family(
             &peer.not_ports,
             sets,
         );
+    }
+    for (side, peer) in [
+        (Side::Source, &rule.source),
+        (Side::Destination, &rule.destination),
+    ] {
+        if let Some(family) = family {
+            addresses(&mut product, side, family, peer, ipv6, sets);
+        }
     }
     product.alternatives
 }

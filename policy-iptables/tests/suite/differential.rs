@@ -7,13 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use model::{Event, Key, Object};
 use policy_iptables::io::Driver;
+use policy_iptables::nft::Image;
 use policy_iptables::plan::Planner;
 use policy_iptables::ruleset::Family;
 use policy_iptables::verdict::evaluate::evaluate;
-use policy_iptables::verdict::{Outcome, Packet, Payload, faults, walk};
+use policy_iptables::verdict::{Device, Outcome, Packet, Payload, faults, walk};
+use rand::Rng;
+use rand::seq::SliceRandom;
 
 use crate::bench::{Bench, Place};
+use crate::worlds::Site;
 use crate::{namespace, worlds};
 
 const PODS: usize = 6;
@@ -109,4 +114,88 @@ fn reference_walker_and_kernel_agree() {
         started.elapsed()
     );
     assert!(probes >= 20_000, "{probes}");
+}
+
+/// The key an object is deleted by, if it may go: endpoints and what hangs on them stay.
+fn deletion(event: &Event) -> Option<Event> {
+    let Event::Upsert(object) = event else {
+        return None;
+    };
+    let name = |metadata: &Option<String>| metadata.clone().unwrap_or_default();
+    let key = if let Object::GlobalNetworkPolicy(policy) = &**object {
+        Key::GlobalNetworkPolicy(name(&policy.metadata.name).into())
+    } else if let Object::Tier(tier) = &**object {
+        Key::Tier(name(&tier.metadata.name).into())
+    } else if let Object::Pod(pod) = &**object {
+        Key::Pod(pod.id.clone())
+    } else if let Object::Namespace(namespace) = &**object {
+        Key::Namespace(namespace.name.clone())
+    } else if let Object::Endpoint(endpoint) = &**object {
+        Key::Endpoint(endpoint.id.clone())
+    } else {
+        return None;
+    };
+    Some(Event::Delete(key))
+}
+
+#[test]
+fn event_by_event_the_kernel_is_what_a_fresh_plan_says() {
+    if !namespace::is_private() {
+        return;
+    }
+    let device = |index: u32, name: &str| Device {
+        index,
+        name: name.into(),
+    };
+    let site = Site {
+        pods: (0..4)
+            .map(|n| device(n + 10, &format!("cali{n}")))
+            .collect(),
+        unknown: device(99, "caliunknown"),
+        outside: device(2, "eth0"),
+    };
+    let mut driver = Driver::open().unwrap();
+    let mut planner = Planner::new();
+    let (mut rounds, mut sent) = (0, 0);
+    for seed in 0..12 {
+        let mut rng = worlds::rng(2_000_000 + seed);
+        let mut events = worlds::events(&mut rng, &site);
+        let settings = worlds::settings(&mut rng);
+        // Objects go again, some of them twice, at any time after which they may come back.
+        events.extend(events.clone().iter().filter_map(deletion));
+        events.extend(events.clone().into_iter().take(20));
+        events.shuffle(&mut rng);
+        let mut world = model::World::new("node".into());
+        for event in events {
+            world.apply(event);
+            // Several events may fall together, and the daemon may die between any two.
+            if rng.random_ratio(1, 3) {
+                continue;
+            }
+            if rng.random_ratio(1, 15) {
+                drop(driver);
+                driver = Driver::open().unwrap();
+                planner = Planner::new();
+                planner.adopt(&driver.kept_ids().unwrap());
+            }
+            let plan = planner.plan(&mut world, &settings);
+            sent += driver.apply(&plan.ruleset).unwrap().messages;
+            driver.forget();
+            assert_eq!(
+                driver.list().unwrap(),
+                Image::of(&plan.ruleset, None),
+                "seed {seed}"
+            );
+            let mut fresh = Planner::new();
+            fresh.adopt(&driver.kept_ids().unwrap());
+            assert_eq!(
+                fresh.plan(&mut world, &settings).ruleset,
+                plan.ruleset,
+                "seed {seed}"
+            );
+            rounds += 1;
+        }
+    }
+    println!("{rounds} rounds, {sent} messages");
+    assert!(rounds > 300);
 }

@@ -1042,3 +1042,45 @@ fn a_policy_that_cannot_be_placed_is_absent_and_reported() {
     );
     assert_eq!(findings[0].path, "spec.applyOnForward");
 }
+
+/// The rules of the groups alone, without ids in their names, which depend on hashes of names.
+fn rendered(objects: &[Value], settings: &Settings) -> String {
+    let mut world = scene();
+    for object in objects {
+        add(&mut world, object);
+    }
+    Planner::new()
+        .plan(&mut world, settings)
+        .ruleset
+        .to_string()
+}
+
+#[test]
+fn rendered_rules_are_as_reviewed() {
+    let mut settings = Settings {
+        host_action: HostAction::Accept,
+        ..Settings::default()
+    };
+    settings.nat.vxlan_port = Some(4789);
+    settings.nat.tunnel_sources = ["192.0.2.0/24".parse().unwrap()].into();
+    settings.nat.nat_pools = ["10.244.0.0/16".parse().unwrap()].into();
+    settings.nat.all_pools = ["10.244.0.0/16".parse().unwrap()].into();
+    let database = json!({
+        "tier": "security", "selector": "pod == 'a' && projectcalico.org/namespace in {'y', 'z'}",
+        "ingress": [
+            { "action": "Allow", "protocol": "TCP", "source": { "selector": "pod == 'b'" }, "destination": { "ports": [3306, "web"] } },
+            { "action": "Pass", "source": { "nets": ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24"], "notNets": ["10.9.0.0/16"] } },
+        ],
+        "egress": [{ "action": "Log" }, { "action": "Deny", "notProtocol": "UDP", "destination": { "notSelector": "has(pod)" } }],
+    });
+    let frontend = json!({
+        "podSelector": { "matchLabels": { "pod": "a" } },
+        "ingress": [{ "from": [{ "ipBlock": { "cidr": "198.51.100.0/24", "except": ["198.51.100.7/32"] } }], "ports": [{ "port": 80 }, { "port": 443, "endPort": 444 }] }],
+    });
+    let objects = [
+        tier("security", 100, "Deny"),
+        named("database", global(&database)),
+        named("frontend", kubernetes("y", &frontend)),
+    ];
+    insta::assert_snapshot!(rendered(&objects, &settings));
+}
