@@ -446,10 +446,15 @@ impl Driver {
         self.speaker.drain(drain, Instant::now());
         self.perform_all();
         self.conns.clear();
-        // Connection tasks may want to report while they end.
-        self.reported.close();
+        let (tasks, reported) = (&mut self.tasks, &mut self.reported);
         let ended = timeout(FAREWELL, async {
-            while self.tasks.join_next().await.is_some() {}
+            loop {
+                tokio::select! {
+                    ended = tasks.join_next() => if ended.is_none() { return },
+                    // Connection tasks report while they end: a report nobody takes would hold them up.
+                    Some(_) = reported.recv() => {}
+                }
+            }
         })
         .await;
         if ended.is_err() {

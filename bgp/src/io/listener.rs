@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::connection::Event;
 use super::sys;
-use crate::speaker::ListenKey;
+use crate::speaker::{ListenKey, Ttl};
 
 /// Peers of a whole mesh may call at once.
 const BACKLOG: u32 = 4096;
@@ -33,6 +33,13 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         // Each family has a listener of its own; without this the IPv6 one would take the IPv4 port as well.
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
     }
+    // A peer that checks TTLs (RFC 5082) checks that of our SYN-ACK too, which the listener sends before any peer is
+    // known. Connections inherit it until told otherwise.
+    let reach = Ttl {
+        send: Some(u8::MAX),
+        min: None,
+    };
+    sys::set_ttl(socket.as_fd(), address.ip(), reach)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

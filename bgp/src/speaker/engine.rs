@@ -50,8 +50,8 @@ pub struct Speaker {
     settings: Settings,
     seed: u64,
     desired: Option<Desired>,
-    /// Compiled filters by content; the index is their name in group keys.
-    filters: Vec<Arc<Compiled>>,
+    /// Compiled filters by content; the index is their name in group keys. A vacant place is used again.
+    filters: Vec<Option<Arc<Compiled>>>,
     rib: Rib,
     originated: BTreeMap<(IpNet, Arc<str>), Origination>,
     locals: Locals,
@@ -355,18 +355,27 @@ impl Speaker {
         }
     }
 
+    /// The compiled form of a filter and its name; equal filters share both.
     fn compile(&mut self, filter: &Arc<Filter>) -> (u32, Arc<Compiled>) {
         let same =
             |known: &Arc<Compiled>| Arc::ptr_eq(known.source(), filter) || known.source() == filter;
-        let index = self.filters.iter().position(same).unwrap_or_else(|| {
-            self.filters.push(Arc::new(Compiled::compile(filter)));
-            self.filters.len() - 1
-        });
-        let compiled = self
+        let known = self
             .filters
-            .get(index)
-            .map_or_else(|| Arc::new(Compiled::compile(filter)), Arc::clone);
-        (u32::try_from(index).unwrap_or(u32::MAX), compiled)
+            .iter()
+            .position(|slot| slot.as_ref().is_some_and(same));
+        let vacant = || self.filters.iter().position(Option::is_none);
+        let index = known.or_else(vacant).unwrap_or(self.filters.len());
+        if index == self.filters.len() {
+            self.filters.push(None);
+        }
+        let compiled = match self.filters.get_mut(index) {
+            Some(slot) => slot.get_or_insert_with(|| Arc::new(Compiled::compile(filter))),
+            None => return (u32::MAX, Arc::new(Compiled::compile(filter))),
+        };
+        (
+            u32::try_from(index).unwrap_or(u32::MAX),
+            Arc::clone(compiled),
+        )
     }
 
     fn refreshable(&self, key: &PeerKey) -> Refreshable {

@@ -106,7 +106,7 @@ pub struct ConnectRequest {
 /// TTL handling of a connection, from [`Hops`] and the kind of session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ttl {
-    /// TTL of packets sent; the system's default when unset.
+    /// TTL of packets sent; when unset the system's default, or 255 on connections the peer opened.
     pub send: Option<u8>,
     /// Smallest TTL accepted, when checked.
     pub min: Option<u8>,

@@ -185,6 +185,8 @@ fn severity(why: &mut Vec<Why>, refreshable: impl Fn() -> Refreshable) -> Option
 
 fn differences(old_global: &Global, old: &Peer, new_global: &Global, new: &Peer) -> Vec<Why> {
     let presented = |global: &Global, peer: &Peer| peer.local_as.unwrap_or(global.asn);
+    let internal = new.remote_as == presented(new_global, new);
+    let cluster = internal && old_global.cluster_id != new_global.cluster_id;
     let keys = (old.password.as_ref(), new.password.as_ref());
     let transport = |peer: &Peer| (peer.remote_port, peer.local_address);
     let timers = |peer: &Peer| (peer.hold_time, peer.keepalive_time);
@@ -211,10 +213,7 @@ fn differences(old_global: &Global, old: &Peer, new_global: &Global, new: &Peer)
             old.graceful_restart != new.graceful_restart,
         ),
         (Why::Connect, dialling(old) != dialling(new)),
-        (
-            Why::Reflection,
-            old.reflection != new.reflection || old_global.cluster_id != new_global.cluster_id,
-        ),
+        (Why::Reflection, old.reflection != new.reflection || cluster),
         (Why::Import, !same(&old.import, &new.import)),
         (Why::AllowedOwnAs, old.allowed_own_as != new.allowed_own_as),
         (Why::Export, !same(&old.export, &new.export)),

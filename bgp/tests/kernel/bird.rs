@@ -29,12 +29,17 @@ impl Router for Daemon {
             .password
             .map(|key| format!("password \"{key}\";"))
             .unwrap_or_default();
+        let ttl_security = if options.ttl_security {
+            "ttl security on;"
+        } else {
+            ""
+        };
         let config = format!(
             "router id {theirs};
 protocol device {{}}
 protocol static {{ ipv4; route 203.0.113.0/24 blackhole; }}
 protocol bgp margay {{
-  local {theirs} as {asn}; neighbor {ours} as 64512; {password}
+  local {theirs} as {asn}; neighbor {ours} as 64512; {password} {ttl_security}
   hold time {hold}; connect retry time 1; connect delay time 1; error wait time 1, 2;
   graceful restart on;
   ipv4 {{ import all; export all; next hop self; }};

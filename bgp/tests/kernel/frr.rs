@@ -23,6 +23,11 @@ impl Router for Daemon {
             .password
             .map(|key| format!(" neighbor {ours} password {key}\n"))
             .unwrap_or_default();
+        let ttl_security = if options.ttl_security {
+            format!(" neighbor {ours} ttl-security hops 1\n")
+        } else {
+            String::new()
+        };
         let config = format!(
             "router bgp {asn}
  bgp router-id {theirs}
@@ -34,7 +39,7 @@ impl Router for Daemon {
  neighbor {ours} remote-as 64512
  neighbor {ours} timers {keepalive} {hold}
  neighbor {ours} timers connect 1
-{password} address-family ipv4 unicast
+{password}{ttl_security} address-family ipv4 unicast
   network 203.0.113.0/24
   neighbor {ours} activate
   neighbor {ours} next-hop-self

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bgp::filter::Filter;
 use bgp::session::{DownReason, State};
-use bgp::speaker::{Drain, HoldTime, Password, Peer};
+use bgp::speaker::{ConnectMode, Drain, HoldTime, Hops, Password, Peer};
 use bgp::{Asn, Family, FamilySet};
 
 use self::net::{Lab, requires};
@@ -56,6 +56,8 @@ struct Options {
     asn: u32,
     password: Option<&'static str>,
     hold: u16,
+    /// GTSM with one hop.
+    ttl_security: bool,
     /// It is a restart whose forwarding state survived.
     recovers: bool,
 }
@@ -66,6 +68,7 @@ impl Default for Options {
             asn: 65010,
             password: None,
             hold: 9,
+            ttl_security: false,
             recovers: false,
         }
     }
@@ -153,6 +156,29 @@ async fn md5<R: Router>() {
         "a changed key is a soft change: {plan:?}"
     );
     us.wait_for_route(THEIRS).await;
+    lab.wait("the router has our route", || router.has_route(OURS))
+        .await;
+    us.shutdown(Drain::Restart).await;
+}
+
+/// The router calls, we only listen: keys and TTL handling of accepted connections.
+async fn calls_us<R: Router>() {
+    let lab = Lab::new();
+    let options = Options {
+        password: Some("s3cret"),
+        ttl_security: true,
+        ..Options::default()
+    };
+    let mut passive = peer(&options);
+    passive.connect = ConnectMode::Passive;
+    passive.hops = Hops::Security(1);
+    let mut us = Us::start(&lab, passive, None).await;
+    let router = R::start(&lab, &options);
+    us.wait_for_route(THEIRS).await;
+    us.wait("the router called", |status| {
+        status.local.is_some_and(|local| local.port() == 179)
+    })
+    .await;
     lab.wait("the router has our route", || router.has_route(OURS))
         .await;
     us.shutdown(Drain::Restart).await;
@@ -298,6 +324,12 @@ macro_rules! scenarios {
             async fn md5_keys_must_match() {
                 requires!($($binary),+);
                 md5::<R>().await;
+            }
+
+            #[tokio::test]
+            async fn the_router_may_call_with_key_and_ttl_security() {
+                requires!($($binary),+);
+                calls_us::<R>().await;
             }
 
             #[tokio::test]

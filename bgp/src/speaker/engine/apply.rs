@@ -222,14 +222,10 @@ impl Speaker {
         })
     }
 
-    /// Filters that no peer uses lose their content, not their index: group keys refer to it.
+    /// Gives up filters that neither a peer nor a group holds.
     fn drop_unused_filters(&mut self) {
-        while self
-            .filters
-            .last()
-            .is_some_and(|filter| std::sync::Arc::strong_count(filter) == 1)
-        {
-            self.filters.pop();
+        for slot in &mut self.filters {
+            slot.take_if(|filter| std::sync::Arc::strong_count(filter) == 1);
         }
     }
 }

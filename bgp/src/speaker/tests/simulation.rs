@@ -80,7 +80,7 @@ fn storm(seed: u64) {
             State::Established,
             "seed {seed}: host {host}"
         );
-        assert_eq!(net.status(host, 1 - host).queued_none(), 0, "seed {seed}");
+        assert_eq!(net.status(host, 1 - host).counters.queued, 0, "seed {seed}");
     }
     let theirs = net
         .route(0, "203.0.113.0/24")
@@ -90,12 +90,6 @@ fn storm(seed: u64) {
         .route(1, "10.244.0.0/26")
         .unwrap_or_else(|| panic!("seed {seed}: route at 1"));
     assert!(!ours.stale, "seed {seed}");
-}
-
-impl crate::speaker::PeerStatus {
-    fn queued_none(&self) -> usize {
-        self.counters.queued
-    }
 }
 
 #[test]
