@@ -1,7 +1,7 @@
 //! One difference as one or two transactions.
 //!
 //! A packet takes the rules of the generation in which it entered a base chain, but looks sets up in the generation of the moment,
-//! and an interval set fills its search tree a moment after the rules that ask it are live. So a packet on its way through a commit
+//! and an interval set may fill its search tree only after the rules that ask it are live. So a packet on its way through a commit
 //! may find a chain that is new and still empty for it, which would be Allow, or a new set that is still empty, which may be Deny.
 //! Therefore what is new and not reachable yet is committed first ([`Changes::split`]), and only then what leads to it.
 //!

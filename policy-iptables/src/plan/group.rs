@@ -9,7 +9,7 @@
 //!
 //! `return` from `f<id>` is Allow: the packet goes on to the other end's group. A chain that is left by Allow and by Pass needs two
 //! ways out and nftables has one, so Allow leaves a bit behind for one rule. To go to the next tier's chain instead would need no
-//! bit, but kernels before 6.19 check the graph of jumps path by path: the number of paths is the product of the Pass rules of all
+//! bit, but kernels may check the graph of jumps path by path: the number of paths is the product of the Pass rules of all
 //! tiers, and their depth is limited to 16.
 
 use std::collections::BTreeMap;
