@@ -1,11 +1,10 @@
 //! Deleting links of pods, many at once.
 //!
-//! Deleting one veth costs the kernel about 24 ms of grace periods, whoever else waits. So dying links are gathered for a few
-//! milliseconds, moved into one interface group, and the group is deleted by a single request that pays once.
+//! Deleting one veth costs the kernel about 24 ms of grace periods, whoever else waits. So links that want to die
+//! while the kernel is at it gather, are moved into one interface group, and go by a single request that pays once.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use netlink::netns;
 use netlink::{Batch, Errno, Error, OpenError, Protocol as Family, SharedSocket, Socket};
@@ -18,8 +17,6 @@ use crate::link::IfName;
 
 /// Interface group of links that are about to be deleted: "marg" in ASCII. Nobody else's links are ever put there.
 const DYING: u32 = 0x6d61_7267;
-/// How long the first waits for others.
-const GATHER: Duration = Duration::from_millis(5);
 
 /// Why a link could not be deleted.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -76,7 +73,7 @@ impl Detacher {
         })
     }
 
-    /// Deletes a link with everything on it, within a few milliseconds and together with others. One that is gone is fine.
+    /// Deletes a link with everything on it, together with others that wait. One that is gone is fine.
     ///
     /// # Errors
     /// [`DetachError::Refused`] with the kernel's words.
@@ -101,21 +98,21 @@ impl Detacher {
     }
 
     async fn round(self) {
-        tokio::time::sleep(GATHER).await;
-        let waiting =
-            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        let names: Vec<_> = waiting.iter().map(|one| one.name.clone()).collect();
-        let outcomes = self
-            .socket
-            .with(move |socket| Ok::<_, Error>(delete(socket, &names)))
-            .await;
-        let outcomes = outcomes.unwrap_or_else(|error| {
-            let reason: Arc<str> = error.to_string().into();
-            waiting.iter().map(|_| Err(Arc::clone(&reason))).collect()
-        });
-        for (one, outcome) in waiting.into_iter().zip(outcomes) {
-            // The caller may have gone; the link went all the same.
-            drop(one.done.send(outcome));
+        let gathered = Arc::clone(&self.waiting);
+        // Taken once the socket is free: who came while an earlier round was in the kernel goes with this one, and nobody waits
+        // for company that may not come.
+        let round = move |socket: &mut Socket| {
+            let waiting =
+                std::mem::take(&mut *gathered.lock().unwrap_or_else(PoisonError::into_inner));
+            let names: Vec<_> = waiting.iter().map(|one| one.name.clone()).collect();
+            for (one, outcome) in waiting.into_iter().zip(delete(socket, &names)) {
+                // The caller may have gone; the link went all the same.
+                drop(one.done.send(outcome));
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = self.socket.with(round).await {
+            tracing::error!(%error, "a round of deletions was abandoned");
         }
     }
 }

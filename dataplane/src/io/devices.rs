@@ -35,14 +35,36 @@ pub(crate) struct Listed {
     pub(crate) name: IfName,
     pub(crate) mac: Option<Mac>,
     pub(crate) mtu: u32,
-    pub(crate) up: bool,
-    /// Up and with a carrier: next-hop objects over it can exist.
-    pub(crate) carrier: bool,
-    pub(crate) running: bool,
+    /// `IFF_*`.
+    flags: u32,
+    /// `IF_OPER_*`.
+    operational: u8,
     pub(crate) alias: Option<String>,
     pub(crate) kind: Option<String>,
     /// `IFLA_INFO_DATA`, still encoded.
     pub(crate) data: Vec<u8>,
+}
+
+impl Listed {
+    /// Administratively up.
+    pub(crate) fn up(&self) -> bool {
+        self.flags & IFF_UP != 0
+    }
+
+    /// Up and with a carrier: next-hop objects over it can exist.
+    pub(crate) fn carrier(&self) -> bool {
+        self.up() && self.flags & (IFF_RUNNING | IFF_LOWER_UP) != 0
+    }
+
+    /// Carries packets as far as the kernel can tell; devices of some kinds never know.
+    pub(crate) fn running(&self) -> bool {
+        self.noticed() || (self.operational == OPER_UNKNOWN && self.up())
+    }
+
+    /// The kernel has noticed the carrier: up, not merely unknown.
+    pub(crate) fn noticed(&self) -> bool {
+        self.operational == OPER_UP
+    }
 }
 
 /// Names and indexes of one moment.
@@ -121,7 +143,7 @@ pub(crate) fn host(socket: &mut Socket) -> Result<Host, Error> {
         let device = Device {
             index: link.index,
             mtu: link.mtu,
-            running: link.running,
+            running: link.running(),
             addresses: addresses.remove(&link.index).unwrap_or_default(),
         };
         host.devices.insert(link.name, device);
@@ -141,9 +163,8 @@ fn parse(message: Message<'_>) -> Option<Listed> {
         name: IfName::unknown(0),
         mac: None,
         mtu: 0,
-        up: flags & IFF_UP != 0,
-        carrier: flags & IFF_UP != 0 && flags & (IFF_RUNNING | IFF_LOWER_UP) != 0,
-        running: false,
+        flags,
+        operational: OPER_UNKNOWN,
         alias: None,
         kind: None,
         data: Vec::new(),
@@ -153,10 +174,7 @@ fn parse(message: Message<'_>) -> Option<Listed> {
             IFLA_IFNAME => name = attribute.str().and_then(|text| IfName::parse(text).ok()),
             IFLA_ADDRESS => link.mac = attribute.array().map(Mac),
             IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
-            IFLA_OPERSTATE => {
-                let state = attribute.u8().unwrap_or(OPER_UNKNOWN);
-                link.running = state == OPER_UP || (state == OPER_UNKNOWN && link.up);
-            }
+            IFLA_OPERSTATE => link.operational = attribute.u8().unwrap_or(OPER_UNKNOWN),
             IFLA_IFALIAS => link.alias = attribute.str().map(str::to_owned),
             IFLA_LINKINFO => {
                 for info in attribute.nested() {

@@ -231,7 +231,7 @@ impl Driver {
             .map(|link| {
                 let seen = Seen {
                     index: link.index,
-                    carrier: link.carrier,
+                    carrier: link.carrier(),
                 };
                 (link.name.clone(), seen)
             })

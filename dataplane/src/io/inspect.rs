@@ -98,7 +98,7 @@ fn look(name: &IfName) -> Result<Option<Inspected>, AttachError> {
         Err(error) => return Err(at(format!("look up {name}"))(error)),
     };
     let index = link.index;
-    let up = link.up;
+    let up = link.up();
     let listed = addresses::list_all(&mut socket).map_err(at("list addresses".to_owned()))?;
     let mut routes = Vec::new();
     for family in [rtm::AF_INET, rtm::AF_INET6] {

@@ -40,7 +40,7 @@ pub(crate) fn workloads(links: &[Listed], prefixes: &[String]) -> BTreeMap<IfNam
     let ours = links
         .iter()
         .filter(|link| is_workload(&link.name, prefixes));
-    ours.map(|link| (link.name.clone(), WorkloadLink { up: link.up }))
+    ours.map(|link| (link.name.clone(), WorkloadLink { up: link.up() }))
         .collect()
 }
 
@@ -58,7 +58,7 @@ fn tunnel(link: &Listed, devices: &Devices) -> Tunnel {
     Tunnel {
         shape,
         mtu: link.mtu,
-        up: link.up,
+        up: link.up(),
         marked: link
             .alias
             .as_deref()

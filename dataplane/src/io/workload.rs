@@ -4,6 +4,7 @@ mod steps;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink::netns::{self, NetnsError, NetnsId};
@@ -16,7 +17,7 @@ use super::{addresses, neighbours, tunnels};
 use crate::link::{IfName, Mac};
 use crate::plan::workload::{Existing, HostStep, Recipe, SandboxStep};
 
-use steps::{has_route, make_pair, push_ipv4_settings, push_route, submit};
+use steps::{has_route, make_pair, push_ipv4_settings, push_route, submit, wait_until_settled};
 
 /// Sockets kept open for the next attachments.
 const IDLE_SOCKETS: usize = 4;
@@ -115,9 +116,9 @@ pub struct HostLink {
 impl From<Listed> for HostLink {
     fn from(link: Listed) -> Self {
         Self {
+            up: link.up(),
             name: link.name,
             index: link.index,
-            up: link.up,
             mac: link.mac,
             alias: link.alias,
             kind: link.kind,
@@ -226,6 +227,25 @@ impl Workloads {
             }
         })
         .await
+    }
+
+    /// Waits until the sandbox end may send, after the host end was brought up, at most `within`; returns whether it may.
+    ///
+    /// Bringing one end of a pair up turns the carrier of both on, but the kernel lets the *other* end send only when its link
+    /// watch has run, some moments later; what the pod sends before is dropped in silence, and its first connection takes a
+    /// second. Asking for the link makes newer kernels catch up at once, so this usually costs one look.
+    ///
+    /// # Errors
+    /// [`AttachError::Sandbox`] when it cannot be entered, [`AttachError::Step`] when the link is gone.
+    pub async fn settled(
+        &self,
+        sandbox: OwnedFd,
+        name: IfName,
+        within: Duration,
+    ) -> Result<bool, AttachError> {
+        spawn_blocking(move || netns::run_in(sandbox, || wait_until_settled(&name, within))?)
+            .await
+            .unwrap_or(Err(AttachError::Panicked))
     }
 
     pub(crate) async fn on_host<T: Send + 'static>(

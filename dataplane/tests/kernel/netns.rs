@@ -66,10 +66,17 @@ impl Ns {
         })
         .unwrap();
         socket
-            .set_read_timeout(Some(Duration::from_millis(1500)))
+            .set_read_timeout(Some(Duration::from_millis(700)))
             .unwrap();
         socket
     }
+}
+
+/// As [`echo`], three times at most: the ports of a router that was just cabled need a moment.
+pub(crate) fn reaches(from: &UdpSocket, to: &UdpSocket) -> Result<(), String> {
+    echo(from, to)
+        .or_else(|_| echo(from, to))
+        .or_else(|_| echo(from, to))
 }
 
 /// A datagram there and one back. `Err` says which way failed.

@@ -1,6 +1,6 @@
 //! Two nodes in a real kernel, planned from one World: VXLAN on, switched live, off.
 
-use crate::netns::{Ns, echo, name};
+use crate::netns::{Ns, name, reaches};
 use crate::world::{affinity, block, endpoint, node, pool, world};
 use api::EncapMode::{self, Always, CrossSubnet, Never};
 use dataplane::io::{Config, Driver, Report, SysctlRoot, Workloads};
@@ -47,7 +47,7 @@ impl Racks {
     }
 
     fn ping(&self) -> Result<(), String> {
-        echo(
+        reaches(
             &self.a1.pod.udp(self.a1.pod_address),
             &self.b1.pod.udp(self.b1.pod_address),
         )

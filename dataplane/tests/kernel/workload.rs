@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::netns::{Ns, echo, name};
+use crate::netns::{Ns, echo, name, reaches};
 use dataplane::io::{
     AttachError, Attached, Config, Conntrack, Detacher, Driver, SysctlRoot, Workloads,
 };
@@ -124,10 +124,19 @@ async fn pods_reach_each_other_and_the_host_without_arp_and_without_a_default_ro
     ]);
     let report = driver.apply(wanted.clone(), Retain::NOTHING).unwrap();
     assert_eq!(report.refused, []);
-    assert_eq!(echo(&one.udp("10.244.1.1"), &two.udp("10.244.1.2")), Ok(()));
-    assert_eq!(echo(&one.udp("fd00:1::1"), &two.udp("fd00:1::2")), Ok(()));
+    assert_eq!(
+        reaches(&one.udp("10.244.1.1"), &two.udp("10.244.1.2")),
+        Ok(())
+    );
+    assert_eq!(
+        reaches(&one.udp("fd00:1::1"), &two.udp("fd00:1::2")),
+        Ok(())
+    );
     host.ip("addr add 192.0.2.1/32 dev lo");
-    assert_eq!(echo(&host.udp("192.0.2.1"), &two.udp("10.244.1.2")), Ok(()));
+    assert_eq!(
+        reaches(&host.udp("192.0.2.1"), &two.udp("10.244.1.2")),
+        Ok(())
+    );
 
     assert_eq!(
         driver.apply(wanted.clone(), Retain::NOTHING).unwrap().sent,
@@ -139,6 +148,41 @@ async fn pods_reach_each_other_and_the_host_without_arp_and_without_a_default_ro
         restarted.apply(wanted, Retain::EVERYTHING).unwrap().sent,
         0,
         "a restart changes nothing"
+    );
+}
+
+#[tokio::test]
+async fn the_first_datagram_of_a_settled_pod_arrives() {
+    const ROUNDS: usize = 40;
+    let host = forwarding_host();
+    let workloads = Workloads::open_in(host.fd(), SysctlRoot::default()).unwrap();
+    let mut driver = Driver::open_in(&host.fd, Config::default()).unwrap();
+    host.ip("addr add 192.0.2.1/32 dev lo");
+    let server = host.udp("192.0.2.1");
+    let mut waits = Vec::new();
+    for n in 0..ROUNDS {
+        let (link, address) = (format!("cali{n}"), format!("10.244.1.{n}"));
+        let pod = Ns::new();
+        let attached = workloads
+            .attach(recipe(&link, &[&address]), pod.fd())
+            .await
+            .unwrap();
+        let client = pod.udp(&address);
+        let up = desired(&[(&attached, &[&address])]);
+        driver.apply(up, Retain::NOTHING).unwrap();
+        let start = Instant::now();
+        let settled = workloads
+            .settled(pod.fd(), name("eth0"), Duration::from_secs(2))
+            .await;
+        waits.push(start.elapsed());
+        assert!(settled.unwrap());
+        assert_eq!(echo(&client, &server), Ok(()), "round {n}");
+    }
+    waits.sort();
+    println!(
+        "settled: p50 {:?}, max {:?}",
+        waits[ROUNDS / 2],
+        waits[ROUNDS - 1]
     );
 }
 
@@ -410,8 +454,8 @@ async fn connections_of_an_address_are_forgotten_and_others_kept() {
         .zip(addresses)
         .map(|(pod, address)| pod.udp(address))
         .collect();
-    echo(&sockets[0], &sockets[1]).unwrap();
-    echo(&sockets[1], &sockets[2]).unwrap();
+    reaches(&sockets[0], &sockets[1]).unwrap();
+    reaches(&sockets[1], &sockets[2]).unwrap();
     assert_eq!(
         connections(&host),
         BTreeMap::from([("10.244.1.1", 1), ("10.244.1.2", 1)].map(owned))
