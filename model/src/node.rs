@@ -143,7 +143,7 @@ impl Node {
         }
     }
 
-    /// Every address this node owns as far as the cluster knows: annotations and InternalIPs.
+    /// Every address this node owns as far as the cluster knows: annotations and `InternalIP`s.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let annotated = [self.address(false), self.address(true)];
         let extra = self

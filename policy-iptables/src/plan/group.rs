@@ -39,8 +39,8 @@ pub(super) struct Group {
 /// What happens when no tier decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Profile {
-    /// `kns.<namespace>` allows both ways.
-    Namespace,
+    /// `kns.<namespace>` allows both ways, and so does `projectcalico-default-allow` of an interface that belongs to no pod.
+    Allow,
     /// No profile: drop.
     Missing,
 }
@@ -67,11 +67,15 @@ pub(super) fn of_world(world: &World, tiers: &[Tier]) -> BTreeMap<ContentKey, Gr
     groups
 }
 
-/// A pod has the profile of its namespace, while both are known. Whatever else stands at an interface of ours has none.
+/// A pod has the profile of its namespace, while both are known. An interface that was attached without Kubernetes arguments
+/// belongs to no pod and has the profile that allows.
 fn profile(world: &World, view: &EndpointView<'_>) -> Profile {
+    if view.endpoint.pod.is_none() {
+        return Profile::Allow;
+    }
     let namespace = view.pod.map(|pod| &pod.id.namespace);
     match namespace.filter(|namespace| world.namespaces().contains_key(*namespace)) {
-        Some(_) if view.labels.contains_key(NAMESPACE_LABEL) => Profile::Namespace,
+        Some(_) if view.labels.contains_key(NAMESPACE_LABEL) => Profile::Allow,
         Some(_) | None => Profile::Missing,
     }
 }
@@ -138,7 +142,7 @@ impl Group {
         };
         let mut open = true;
         for (number, tier) in self.tiers.iter().enumerate() {
-            let last = number + 1 == self.tiers.len() && self.profile == Profile::Namespace;
+            let last = number + 1 == self.tiers.len() && self.profile == Profile::Allow;
             if !self.passes(tier) || last {
                 // Behind the last tier everything is allowed, so Pass and Allow are the same there.
                 body.tier(self.direction, tier, &Exits::inline());

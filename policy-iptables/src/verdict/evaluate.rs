@@ -35,7 +35,7 @@ pub enum Step {
     },
     /// A tier that had a say ended in Deny.
     EndOfTier(Direction, String),
-    /// The profile of the namespace allowed.
+    /// The profile allowed: that of the namespace, or the default one of an interface that belongs to no pod.
     Profile(Direction),
     /// A fixed rule decided.
     Fixed(&'static str),
@@ -235,7 +235,8 @@ impl<'a> Evaluation<'a> {
             Stage::Undecided => {}
         }
         let namespace = endpoint.pod.map(|pod| &pod.id.namespace);
-        if namespace.is_some_and(|name| self.world.namespaces().contains_key(name)) {
+        let without_pod = endpoint.endpoint.pod.is_none();
+        if without_pod || namespace.is_some_and(|name| self.world.namespaces().contains_key(name)) {
             self.steps.push(Step::Profile(direction));
             return Outcome::Pass;
         }
