@@ -253,19 +253,29 @@ impl Server {
 }
 
 /// Recovery first, then the rounds that need no caller: owed releases, vanished sandboxes. Runs until it is dropped.
+///
+/// Sandboxes are looked after from the start: one that vanishes between recovery and the first plan would keep that plan, and so
+/// the sync that the comparison waits for, from ever succeeding.
 pub(super) async fn keep_house(server: Arc<Server>, health: Arc<Health>) {
     server.recover().await;
-    server.pay_spool().await;
-    server.compare_with_ipam().await;
-    health.set(super::NAME, true, "", clock::now());
-    let mut owed = tokio::time::interval(gc::OWED);
-    let mut sweep = tokio::time::interval(gc::SWEEP);
-    loop {
-        tokio::select! {
-            _ = owed.tick() => server.pay_owed().await,
-            _ = sweep.tick() => server.sweep().await,
+    let settle = async {
+        server.pay_spool().await;
+        server.compare_with_ipam().await;
+        health.set(super::NAME, true, "", clock::now());
+        let mut owed = tokio::time::interval(gc::OWED);
+        loop {
+            owed.tick().await;
+            server.pay_owed().await;
         }
-    }
+    };
+    let sweep = async {
+        let mut sweep = tokio::time::interval(gc::SWEEP);
+        loop {
+            sweep.tick().await;
+            server.sweep().await;
+        }
+    };
+    tokio::join!(settle, sweep);
 }
 
 /// What a call ended with.

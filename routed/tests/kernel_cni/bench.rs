@@ -85,6 +85,24 @@ async fn add_and_del_beside_ptp_and_host_local() {
             measure(ptp, &reference, &sandbox, &mut theirs).await;
         }
     }
+    let mut starts = Vec::new();
+    for _ in 0..ROUNDS {
+        let (plugin, conf) = (bed.plugin.clone(), bed.node.conf());
+        let call = move || {
+            Call {
+                plugin: &plugin,
+                verb: "VERSION",
+                id: "",
+                netns: String::new(),
+                args: String::new(),
+                conf,
+            }
+            .exec()
+        };
+        starts.push(spawn_blocking(call).await.unwrap().2);
+    }
+    starts.sort();
+    println!("VERSION p50 {:.2?}", starts[starts.len() / 2]);
     ours.print("margay");
     if ptp.exists() {
         theirs.print("ptp + host-local");

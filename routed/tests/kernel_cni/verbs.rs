@@ -102,6 +102,16 @@ fn workloads() -> String {
         .join("\n")
 }
 
+/// Index and name of every link, and all routes. States are left out: the kernel announces a carrier late.
+fn plumbing() -> (Vec<String>, String) {
+    let links = run("ip -o link show type veth");
+    let names = links
+        .lines()
+        .filter_map(|line| line.split('<').next().map(str::to_owned))
+        .collect();
+    (names, run("ip route"))
+}
+
 fn address(result: &Value) -> String {
     result["ips"][0]["address"]
         .as_str()
@@ -215,7 +225,7 @@ async fn the_next_daemon_adopts_what_stands_and_no_packet_is_lost() {
     };
     let (web, _) = bed.pod("web").await;
     let (db, other) = bed.pod("db").await;
-    let before = (run("ip -o link show type veth"), run("ip route"));
+    let before = plumbing();
     let answers = Echo::start(&db);
     let (path, target) = (web.path(), address(&other));
     let flow = spawn_blocking(move || probe(&path, &target, 200, Duration::from_millis(10)));
@@ -224,14 +234,14 @@ async fn the_next_daemon_adopts_what_stands_and_no_packet_is_lost() {
         bed.node.add_pod(name).await;
     }
     assert_eq!(flow.await.unwrap(), 200, "every packet was answered");
-    assert_eq!((run("ip -o link show type veth"), run("ip route")), before);
+    assert_eq!(plumbing(), before);
     assert!(reaches(None, &address(&other)));
     drop(answers);
     assert_eq!(bed.node.cni.metrics.snapshot().adopted, 2);
     // A sandbox that vanished while no daemon ran is given up by the next.
     drop(web);
     let bed = bed.restart().await;
-    for _ in 0..50 {
+    for _ in 0..200 {
         if bed.node.pool.held() == 1 {
             break;
         }

@@ -11,8 +11,9 @@ use crate::cni::call::Call;
 use crate::cni::record::{Record, State};
 use crate::cni::sandbox as namespaces;
 
-/// How often the daemon looks for vanished sandboxes.
-pub(super) const SWEEP: Duration = Duration::from_mins(1);
+/// How often the daemon looks for vanished sandboxes. One listing of links; a watch on namespace files would be quicker by
+/// seconds, and blind where the runtime's mounts are not seen.
+pub(super) const SWEEP: Duration = Duration::from_secs(5);
 /// How often owed releases are tried.
 pub(super) const OWED: Duration = Duration::from_secs(5);
 
@@ -59,15 +60,29 @@ impl Server {
         .because(problems.join("; ")))
     }
 
-    /// One round of our own collection; errors are said and tried again next time.
+    /// One round of our own collection, from one listing of links; errors are said and tried again next time.
     pub(in crate::cni) async fn sweep(&self) {
+        let prefix = self.rooms.cluster.settings().interface_prefix;
+        let links = match self.rooms.kernel.links(&prefix).await {
+            Ok(links) => links,
+            Err(why) => {
+                tracing::warn!(why, "interfaces cannot be listed: nothing is collected");
+                return;
+            }
+        };
         for record in self.book.all() {
-            let unfinished = match record.state {
-                State::Attached | State::Replaced | State::Leaving => true,
+            let link = links.get(&*record.host);
+            let suspect = match record.state {
+                State::Attached => {
+                    link.is_none_or(|link| link.ifindex != record.ifindex) || moved(&record)
+                }
+                // Its interface is another's; its address waits for the DEL of the older sandbox.
+                State::Replaced => moved(&record),
+                State::Leaving => true,
                 // An ADD is at it, or recovery undoes it; owed releases have their own pace.
                 State::Intent | State::Owed => false,
             };
-            if !unfinished {
+            if !suspect {
                 continue;
             }
             match self.collect(&record).await {
@@ -111,8 +126,8 @@ impl Server {
     /// A path proves it only the other way: when another namespace stands there now. That the path is missing proves nothing, as
     /// this daemon may not see the runtime's mounts.
     pub(super) async fn sandbox_is_gone(&self, record: &Record) -> bool {
-        if let (Some(recorded), Some(there)) = (record.sandbox, namespaces::at(&record.netns)) {
-            return recorded != there;
+        if moved(record) {
+            return true;
         }
         if record.state == State::Replaced {
             return false;
@@ -130,4 +145,12 @@ impl Server {
             }
         }
     }
+}
+
+/// True when another namespace, or what is left of one, stands on the path of this sandbox.
+fn moved(record: &Record) -> bool {
+    record
+        .sandbox
+        .zip(namespaces::at(&record.netns))
+        .is_some_and(|(recorded, there)| recorded != there)
 }

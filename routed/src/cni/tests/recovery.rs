@@ -194,3 +194,16 @@ async fn owed_and_replaced_records_survive_a_restart() {
     node.server.pay_owed().await;
     assert_eq!(node.records().len(), 1);
 }
+
+#[tokio::test]
+async fn a_sandbox_that_vanishes_right_after_recovery_does_not_keep_the_node_from_syncing() {
+    let node = Node::start().await;
+    node.run("ADD", &Container::pod("a")).await.unwrap();
+    node.fakes.state().in_sync = false;
+    node.fakes.forget_world();
+    node.server.recover().await;
+    assert_eq!(node.fakes.state().endpoints.len(), 1);
+    node.fakes.state().links.clear();
+    node.server.sweep().await;
+    node.assert_nothing_left();
+}
