@@ -81,6 +81,13 @@ pub(super) enum Flight {
     Block(Step),
 }
 
+/// What is to be read before anything else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Reread {
+    block: bool,
+    affinity: bool,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Lane {
     queue: VecDeque<Item>,
@@ -90,8 +97,7 @@ pub(super) struct Lane {
     flight: Option<Flight>,
     /// Uid of the object the call in flight is about, as known when it was sent.
     subject: Option<Arc<str>>,
-    reread_block: bool,
-    reread_affinity: bool,
+    reread: Reread,
     /// The affinity lacks labels.
     relabel: bool,
     /// Conflicts, and calls without an answer, in a row.
@@ -105,7 +111,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn push(&mut self, item: Item, reread: bool) {
         self.queue.push_back(item);
-        self.reread_block |= reread;
+        self.reread.block |= reread;
         self.wait = None;
     }
 
@@ -215,11 +221,11 @@ impl Lane {
     }
 
     pub(super) fn reread_block(&mut self) {
-        self.reread_block = true;
+        self.reread.block = true;
     }
 
     pub(super) fn reread_affinity(&mut self) {
-        self.reread_affinity = true;
+        self.reread.affinity = true;
     }
 
     /// Puts the items of a write that did not land back to the head of the queue, in order.
@@ -309,12 +315,12 @@ impl Allocator {
             return false;
         };
         lane.wait = None;
-        if std::mem::take(&mut lane.reread_affinity) {
+        if std::mem::take(&mut lane.reread.affinity) {
             let key = Key::Affinity(Arc::clone(self.index.node()), block);
             return self.fly(block, Flight::ReadAffinity, StoreCall::Get(key));
         }
         let unread = matches!(known, Known::Unread) && !lane.queue.is_empty();
-        if std::mem::take(&mut lane.reread_block) || unread {
+        if std::mem::take(&mut lane.reread.block) || unread {
             return self.fly(block, Flight::ReadBlock, StoreCall::Get(Key::Block(block)));
         }
         let mine = matches!(views.0, BlockView::MineEmpty | BlockView::MineBusy);
@@ -660,7 +666,7 @@ impl Allocator {
             for (take, _) in std::mem::take(&mut lane.landed).into_iter().rev() {
                 lane.queue.push_front(Item::Take(take));
             }
-            lane.reread_block |= !lane.queue.is_empty();
+            lane.reread.block |= !lane.queue.is_empty();
         });
     }
 

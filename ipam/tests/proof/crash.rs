@@ -1,5 +1,7 @@
 //! The crash table: every point at which a node can die, by its row number in the design.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipam::affinity::{Affinity, State};
@@ -10,7 +12,6 @@ use ipam::index::Event;
 use ipam::memory::Fault;
 use ipam::store::{Key, Object};
 use ipam::{Addresses, Assigned};
-use std::sync::Arc;
 
 use crate::sim::{START, Sim, net, pool, taken};
 
@@ -301,7 +302,7 @@ fn row_20_an_address_nobody_claims_is_released_by_handle() {
     attach(&mut sim, "h");
     undo_intent(&mut sim, "h");
     rest_clean(&mut sim);
-    let entry = Attribute::new("h", Default::default());
+    let entry = Attribute::new("h", BTreeMap::new());
     assert!(
         sim.store
             .blocks()

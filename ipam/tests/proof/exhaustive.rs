@@ -289,7 +289,7 @@ impl World {
                             }
                         }
                         (Answer::Release(Ok(_)), Some(Attachment::Leaving)) => {
-                            node.attachments[r] = Attachment::Gone
+                            node.attachments[r] = Attachment::Gone;
                         }
                         (Answer::Release(Err(_)), Some(Attachment::Leaving)) => again.push(r),
                         (Answer::Release(_), None) => {}
@@ -655,7 +655,7 @@ impl World {
             for (r, attachment) in node.attachments.iter().enumerate() {
                 match attachment {
                     Attachment::Attached(assigned) => {
-                        drop(expected.insert(assigned.address, handle(n, r)))
+                        drop(expected.insert(assigned.address, handle(n, r)));
                     }
                     Attachment::Gone => {}
                     Attachment::Failed if script.all_owned => {}

@@ -5,7 +5,8 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::wildcard_enum_match_arm,
-    reason = "a test that meets what it does not expect is to fail on the spot"
+    clippy::print_stdout,
+    reason = "a test that meets what it does not expect fails on the spot, and tells what it walked"
 )]
 
 mod crash;

@@ -291,17 +291,13 @@ impl Sim {
                 .iter()
                 .filter_map(|node| node.alloc.next_deadline())
                 .min();
-            match next.filter(|at| *at <= end) {
-                Some(at) => {
-                    self.now = self.now.max(at);
-                    for n in 0..self.nodes.len() {
-                        self.feed(n, Input::Tick);
-                    }
-                }
-                None => {
-                    self.now = end;
-                    return;
-                }
+            let Some(at) = next.filter(|at| *at <= end) else {
+                self.now = end;
+                return;
+            };
+            self.now = self.now.max(at);
+            for n in 0..self.nodes.len() {
+                self.feed(n, Input::Tick);
             }
         }
         panic!("the cluster does not come to rest");
