@@ -22,7 +22,7 @@ mod tests;
 
 pub use desired::{
     ConnectMode, Desired, Global, GracefulRestart, HoldTime, Hops, MaxPrefixes, NextHopMode,
-    Password, Peer, PeerKey, Reflection,
+    Password, PasswordError, Peer, PeerKey, Reflection,
 };
 pub use engine::Speaker;
 pub use explain::{Explanation, ExportVerdict, ExportView, PathStanding, PathView};
