@@ -100,12 +100,25 @@ fn applying(tiers: &[Tier], view: &EndpointView<'_>, direction: Direction) -> Ve
 }
 
 impl Group {
-    /// Hash over what makes it the same group: not the rules of its policies, so that editing one leaves the group in place.
+    /// Hash over what makes it the same group: not the rules of its policies, so that editing one leaves the group in place. The
+    /// kernel keeps it, so its input is words of ours that never change, not how a type happens to print.
     fn key(&self) -> ContentKey {
         let mut hash = Sha256::new();
-        hash.update(format!("{:?} {:?}", self.direction, self.profile));
+        let direction = match self.direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        };
+        let profile = match self.profile {
+            Profile::Allow => "allow",
+            Profile::Missing => "none",
+        };
+        hash.update(format!("{direction} {profile}"));
         for tier in &self.tiers {
-            hash.update(format!("\0tier {} {:?}", tier.name, tier.end));
+            let end = match tier.end {
+                TierEnd::Deny => "deny",
+                TierEnd::Pass => "pass",
+            };
+            hash.update(format!("\0tier {} {end}", tier.name));
             for policy in &tier.policies {
                 hash.update(format!("\0policy {}", policy.id));
             }
