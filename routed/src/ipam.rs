@@ -22,9 +22,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod task;
-mod told;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use crate::kube::store::Store;
 use task::{Ask, Task};
@@ -63,7 +63,12 @@ pub struct AssignRequest {
 impl From<AssignRequest> for Assign {
     fn from(request: AssignRequest) -> Self {
         let mut families: BTreeSet<Family> = request.families.iter().copied().collect();
-        families.extend(request.requested.iter().map(|address| Family::of_address(*address)));
+        families.extend(
+            request
+                .requested
+                .iter()
+                .map(|address| Family::of_address(*address)),
+        );
         let want = |family: Family| {
             let pools = match family {
                 Family::V4 => &request.ipv4_pools,
@@ -71,7 +76,11 @@ impl From<AssignRequest> for Assign {
             };
             Want {
                 family,
-                address: request.requested.iter().copied().find(|address| Family::of_address(*address) == family),
+                address: request
+                    .requested
+                    .iter()
+                    .copied()
+                    .find(|address| Family::of_address(*address) == family),
                 pools: pools.iter().map(|pool| Named::parse(pool)).collect(),
             }
         };
@@ -109,11 +118,19 @@ pub struct IpamHandle {
 }
 
 /// Starts the address task. It ends when told to stop and everything under way has come to an end, or after some seconds.
-pub fn spawn(client: Client, node: NodeName, stop: watch::Receiver<bool>) -> (IpamHandle, JoinHandle<()>) {
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a client is a handle, given to each task as its own"
+)]
+pub fn spawn(
+    client: Client,
+    node: NodeName,
+    stop: watch::Receiver<bool>,
+) -> (IpamHandle, JoinHandle<()>) {
     let (asks, asked) = mpsc::channel(ASKS);
     let (events, told) = mpsc::channel(EVENTS);
     let store = Store::new(&client, node.as_str().into());
-    let task = Task::new(node.clone(), store, crate::clock::unix_nanos());
+    let task = Task::new(&node, store, crate::clock::unix_nanos());
     let handle = IpamHandle { asks, events, node };
     (handle, tokio::spawn(task.run(asked, told, stop)))
 }
@@ -148,7 +165,9 @@ impl IpamHandle {
         if self.asks.send(Ask::Release(release, answer)).await.is_err() {
             return Err(ReleaseError::Unreachable(STOPPING.to_owned()));
         }
-        answered.await.unwrap_or_else(|_gone| Err(ReleaseError::Unreachable(STOPPING.to_owned())))
+        answered
+            .await
+            .unwrap_or_else(|_gone| Err(ReleaseError::Unreachable(STOPPING.to_owned())))
     }
 
     /// Gives back whatever a handle holds.
@@ -157,7 +176,11 @@ impl IpamHandle {
     /// As [`release`](Self::release).
     pub async fn release_handle(&self, handle_id: &str) -> Result<Released, ReleaseError> {
         let addresses = Addresses::OfHandle;
-        self.release(Release { handle: handle_id.to_owned(), addresses }).await
+        self.release(Release {
+            handle: handle_id.to_owned(),
+            addresses,
+        })
+        .await
     }
 
     /// The addresses of a handle in blocks that concern this node.
@@ -166,7 +189,10 @@ impl IpamHandle {
     /// [`AssignError::NotSynced`] before every kind has listed.
     pub async fn by_handle(&self, handle_id: &str) -> Result<Vec<Held>, AssignError> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask::OfHandle(handle_id.to_owned(), answer)).await.map_err(|_gone| stopping())?;
+        self.asks
+            .send(Ask::OfHandle(handle_id.to_owned(), answer))
+            .await
+            .map_err(|_gone| stopping())?;
         answered.await.map_err(|_gone| stopping())?
     }
 
@@ -176,7 +202,10 @@ impl IpamHandle {
     /// [`AssignError::NotSynced`] before every kind has listed.
     pub async fn held(&self) -> Result<Vec<Held>, AssignError> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask::Held(answer)).await.map_err(|_gone| stopping())?;
+        self.asks
+            .send(Ask::Held(answer))
+            .await
+            .map_err(|_gone| stopping())?;
         answered.await.map_err(|_gone| stopping())?
     }
 
@@ -186,7 +215,10 @@ impl IpamHandle {
     /// What such a request would be answered.
     pub async fn can_assign(&self, family: Family) -> Result<(), AssignError> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask::CanAssign(family, answer)).await.map_err(|_gone| stopping())?;
+        self.asks
+            .send(Ask::CanAssign(family, answer))
+            .await
+            .map_err(|_gone| stopping())?;
         answered.await.map_err(|_gone| stopping())?
     }
 
@@ -213,7 +245,10 @@ impl IpamHandle {
                     self.release(old).await?;
                 }
                 let assigned = self.assign_as(*request).await?;
-                assigned.first().map(|assigned| assigned.address).ok_or(TunnelError::Unwanted)
+                assigned
+                    .first()
+                    .map(|assigned| assigned.address)
+                    .ok_or(TunnelError::Unwanted)
             }
         }
     }
@@ -229,13 +264,19 @@ impl IpamHandle {
 
     async fn plan(&self, kind: TunnelKind) -> Result<Plan, AssignError> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask::Tunnel(kind, answer)).await.map_err(|_gone| stopping())?;
+        self.asks
+            .send(Ask::Tunnel(kind, answer))
+            .await
+            .map_err(|_gone| stopping())?;
         answered.await.map_err(|_gone| stopping())?
     }
 
     async fn assign_as(&self, request: Assign) -> Result<Vec<Assigned>, AssignError> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask::Assign(request, answer)).await.map_err(|_gone| stopping())?;
+        self.asks
+            .send(Ask::Assign(request, answer))
+            .await
+            .map_err(|_gone| stopping())?;
         answered.await.map_err(|_gone| stopping())?
     }
 }
@@ -247,10 +288,16 @@ fn stopping() -> AssignError {
 }
 
 fn vxlan(v6: bool) -> TunnelKind {
-    if v6 { TunnelKind::VxlanV6 } else { TunnelKind::Vxlan }
+    if v6 {
+        TunnelKind::VxlanV6
+    } else {
+        TunnelKind::Vxlan
+    }
 }
 
 /// Labels as pools see them, from a namespace that may be unknown.
 pub fn namespace_labels(namespace: Option<&model::Namespace>) -> Labels {
-    namespace.map(|namespace| namespace.labels.clone()).unwrap_or_default()
+    namespace
+        .map(|namespace| namespace.labels.clone())
+        .unwrap_or_default()
 }

@@ -7,8 +7,8 @@ use ::ipam::handle::TunnelKind;
 use ::ipam::store::{CallId, StoreCall, StoreError, StoreReply};
 use ::ipam::tunnel::{self, Plan};
 use ::ipam::{
-    Addresses, Allocator, Answer, Assign, AssignError, Assigned, Family, Held, Input, Note, Output, Release, ReleaseError,
-    Released, RequestId, Settings, Taken, Time,
+    Addresses, Allocator, Answer, Assign, AssignError, Assigned, Family, Held, Input, Note, Output,
+    Release, ReleaseError, Released, RequestId, Settings, Taken, Time,
 };
 use api::PoolUse;
 use futures::StreamExt;
@@ -63,7 +63,10 @@ pub struct Counters {
 /// Who waits for an answer.
 #[derive(Debug)]
 enum Waiter {
-    Assign { handle: String, answer: oneshot::Sender<Result<Vec<Assigned>, AssignError>> },
+    Assign {
+        handle: String,
+        answer: oneshot::Sender<Result<Vec<Assigned>, AssignError>>,
+    },
     Release(oneshot::Sender<Result<Released, ReleaseError>>),
     /// A caller that went away: nobody.
     Nobody,
@@ -95,8 +98,11 @@ pub(super) struct Task<S> {
 }
 
 impl<S: Calls> Task<S> {
-    pub(super) fn new(node: NodeName, store: S, seed: u64) -> Self {
-        let settings = Settings { seed, ..Settings::default() };
+    pub(super) fn new(node: &NodeName, store: S, seed: u64) -> Self {
+        let settings = Settings {
+            seed,
+            ..Settings::default()
+        };
         Self {
             allocator: Allocator::new(node.as_str(), settings),
             store,
@@ -154,7 +160,10 @@ impl<S: Calls> Task<S> {
         // Nobody waits any more when sending fails: then the question was idle.
         match ask {
             Ask::Assign(request, answer) => {
-                let id = self.request(Waiter::Assign { handle: request.handle.clone(), answer });
+                let id = self.request(Waiter::Assign {
+                    handle: request.handle.clone(),
+                    answer,
+                });
                 self.feed(Input::Assign(id, request));
             }
             Ask::Release(request, answer) => {
@@ -168,7 +177,8 @@ impl<S: Calls> Task<S> {
                 let _idle = answer.send(self.whole(|index| index.held().collect()));
             }
             Ask::CanAssign(family, answer) => {
-                let _idle = answer.send(self.allocator.can_assign(family, PoolUse::Workload, now()));
+                let _idle =
+                    answer.send(self.allocator.can_assign(family, PoolUse::Workload, now()));
             }
             Ask::Tunnel(kind, answer) => {
                 let _idle = answer.send(self.whole(|index| tunnel::plan(index, kind)));
@@ -182,7 +192,11 @@ impl<S: Calls> Task<S> {
     /// Reads the index once it is whole.
     fn whole<T>(&self, read: impl FnOnce(&::ipam::Index) -> T) -> Result<T, AssignError> {
         let index = self.allocator.index();
-        if index.synced() { Ok(read(index)) } else { Err(AssignError::NotSynced) }
+        if index.synced() {
+            Ok(read(index))
+        } else {
+            Err(AssignError::NotSynced)
+        }
     }
 
     fn request(&mut self, waiter: Waiter) -> RequestId {
@@ -208,7 +222,13 @@ impl<S: Calls> Task<S> {
 
     fn answer(&mut self, id: RequestId, answer: Answer) {
         match (self.waiters.remove(&id), answer) {
-            (Some(Waiter::Assign { handle, answer: waiting }), Answer::Assign(answer)) => {
+            (
+                Some(Waiter::Assign {
+                    handle,
+                    answer: waiting,
+                }),
+                Answer::Assign(answer),
+            ) => {
                 if let Err(Ok(assigned)) = waiting.send(answer) {
                     self.give_back(handle, &assigned);
                 }
@@ -220,13 +240,20 @@ impl<S: Calls> Task<S> {
             (Some(Waiter::Nobody), Answer::Release(Err(error))) => {
                 tracing::warn!(%error, "address of a caller that went away not released; the next comparison with the sandboxes will");
             }
-            (Some(Waiter::Assign { .. } | Waiter::Release(_) | Waiter::Nobody) | None, Answer::Assign(_) | Answer::Release(_)) => {}
+            (
+                Some(Waiter::Assign { .. } | Waiter::Release(_) | Waiter::Nobody) | None,
+                Answer::Assign(_) | Answer::Release(_),
+            ) => {}
         }
     }
 
     /// The caller went away between the answer and its delivery.
     fn give_back(&mut self, handle: String, assigned: &[Assigned]) {
-        let taken = |a: &Assigned| Taken { block: a.block, ordinal: a.ordinal, sequence: a.sequence };
+        let taken = |a: &Assigned| Taken {
+            block: a.block,
+            ordinal: a.ordinal,
+            sequence: a.sequence,
+        };
         let addresses = Addresses::Exactly(assigned.iter().map(taken).collect());
         let id = self.request(Waiter::Nobody);
         self.feed(Input::Release(id, Release { handle, addresses }));
@@ -236,7 +263,9 @@ impl<S: Calls> Task<S> {
         let gone: Vec<RequestId> = self
             .waiters
             .iter()
-            .filter(|(_, waiter)| matches!(waiter, Waiter::Assign { answer, .. } if answer.is_closed()))
+            .filter(
+                |(_, waiter)| matches!(waiter, Waiter::Assign { answer, .. } if answer.is_closed()),
+            )
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
@@ -246,9 +275,19 @@ impl<S: Calls> Task<S> {
     }
 
     fn wake(&self) -> Instant {
-        let assigning = self.waiters.values().any(|waiter| matches!(waiter, Waiter::Assign { .. }));
-        let idle = if assigning { ABANDONED } else { Duration::from_mins(1) };
-        let due = self.allocator.next_deadline().map_or(idle, |at| at.since(now()).min(idle));
+        let assigning = self
+            .waiters
+            .values()
+            .any(|waiter| matches!(waiter, Waiter::Assign { .. }));
+        let idle = if assigning {
+            ABANDONED
+        } else {
+            Duration::from_mins(1)
+        };
+        let due = self
+            .allocator
+            .next_deadline()
+            .map_or(idle, |at| at.since(now()).min(idle));
         // A deadline in the past would spin if the allocator had nothing to do at it.
         Instant::now() + due.max(Duration::from_millis(1))
     }
@@ -276,12 +315,18 @@ impl<S: Calls> Task<S> {
                 self.counters.given_up += 1;
                 tracing::info!(%block, "claim given up");
             }
-            Note::NotOurs { handle, block, ordinal } => {
+            Note::NotOurs {
+                handle,
+                block,
+                ordinal,
+            } => {
                 self.counters.not_ours += 1;
                 tracing::info!(handle, %block, ordinal, "address is another's by now, left alone");
             }
             Note::CooldownUnsupported => {
-                tracing::warn!("the served IPAMBlock has no releasedAt: released addresses do not rest");
+                tracing::warn!(
+                    "the served IPAMBlock has no releasedAt: released addresses do not rest"
+                );
             }
             Note::Failed { what, why } => {
                 self.counters.failed += 1;

@@ -27,11 +27,16 @@ impl Calls for Shared {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(2)).await;
             let fault = *shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
-            let handle = format!("{call:?}").contains("Handle(Handle") || matches!(&call, StoreCall::Get(_));
+            let handle =
+                format!("{call:?}").contains("Handle(Handle") || matches!(&call, StoreCall::Get(_));
             if !handle {
                 *shared.writes.lock().unwrap_or_else(PoisonError::into_inner) += 1;
             }
-            shared.memory.lock().unwrap_or_else(PoisonError::into_inner).carry_out("n1", &call, fault)
+            shared
+                .memory
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .carry_out("n1", &call, fault)
         })
     }
 }
@@ -54,7 +59,7 @@ async fn rig(synced: bool) -> Rig {
     let (asks, asked) = mpsc::channel(ASKS);
     let (events, told) = mpsc::channel(EVENTS);
     let node = NodeName::from("n1");
-    let task = tokio::spawn(Task::new(node.clone(), store.clone(), 1).run(asked, told, stopped));
+    let task = tokio::spawn(Task::new(&node, store.clone(), 1).run(asked, told, stopped));
     let handle = IpamHandle { asks, events, node };
     let pool: api::IPPool = serde_json::from_value(json!({
         "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
@@ -68,7 +73,12 @@ async fn rig(synced: bool) -> Rig {
         }
         settle(&handle).await;
     }
-    Rig { handle, store, stop, task }
+    Rig {
+        handle,
+        store,
+        stop,
+        task,
+    }
 }
 
 /// Waits until the task has taken in what it was told.
@@ -114,7 +124,14 @@ async fn a_burst_shares_its_writes_and_goes_again() {
     assert!(writes <= 4, "{writes} writes");
     assert_eq!(rig.handle.held().await.unwrap().len(), 111);
     for n in 0..110 {
-        assert_eq!(rig.handle.release_handle(&format!("h{n}")).await.unwrap().freed, 1);
+        assert_eq!(
+            rig.handle
+                .release_handle(&format!("h{n}"))
+                .await
+                .unwrap()
+                .freed,
+            1
+        );
     }
     assert_eq!(rig.handle.held().await.unwrap().len(), 1);
 }
@@ -139,7 +156,8 @@ async fn status_knows_whether_an_address_is_left() {
 #[tokio::test]
 async fn a_caller_that_goes_away_leaves_nothing() {
     let rig = rig(true).await;
-    let gone = tokio::time::timeout(Duration::from_millis(3), rig.handle.assign(request("h"))).await;
+    let gone =
+        tokio::time::timeout(Duration::from_millis(3), rig.handle.assign(request("h"))).await;
     assert!(gone.is_err());
     rig.handle.release_handle("h").await.unwrap();
     assert_eq!(rig.handle.held().await.unwrap(), []);
@@ -150,8 +168,17 @@ async fn a_silent_server_is_told_as_later_and_the_release_stays_owed() {
     let rig = rig(true).await;
     rig.handle.assign(request("h")).await.unwrap();
     *rig.store.fault.lock().unwrap() = Fault::UnknownNotDone;
-    assert_eq!(rig.handle.assign(request("h2")).await.unwrap_err().class(), Class::Later);
-    assert!(rig.handle.release_handle("h").await.unwrap_err().retryable());
+    assert_eq!(
+        rig.handle.assign(request("h2")).await.unwrap_err().class(),
+        Class::Later
+    );
+    assert!(
+        rig.handle
+            .release_handle("h")
+            .await
+            .unwrap_err()
+            .retryable()
+    );
     *rig.store.fault.lock().unwrap() = Fault::None;
     assert_eq!(rig.handle.release_handle("h").await.unwrap().freed, 1);
 }
@@ -161,7 +188,10 @@ async fn the_tunnel_address_stays_the_same_until_it_is_released() {
     let rig = rig(true).await;
     let first = rig.handle.vxlan_address("n1", false).await.unwrap();
     assert_eq!(rig.handle.vxlan_address("n1", false).await.unwrap(), first);
-    assert_eq!(rig.handle.vxlan_address("n1", true).await, Err(TunnelError::Unwanted));
+    assert_eq!(
+        rig.handle.vxlan_address("n1", true).await,
+        Err(TunnelError::Unwanted)
+    );
     rig.handle.release_vxlan_address("n1", false).await.unwrap();
     rig.handle.release_vxlan_address("n1", false).await.unwrap();
     assert_eq!(rig.handle.held().await.unwrap(), []);
@@ -170,7 +200,9 @@ async fn the_tunnel_address_stays_the_same_until_it_is_released() {
 #[tokio::test]
 async fn deletions_by_name_reach_the_index() {
     let rig = rig(true).await;
-    rig.handle.event(&Event::Delete(Key::IpPool("p".into()))).await;
+    rig.handle
+        .event(&Event::Delete(Key::IpPool("p".into())))
+        .await;
     tokio::time::sleep(Duration::from_millis(20)).await;
     let error = rig.handle.assign(request("h")).await.unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);
@@ -183,5 +215,8 @@ async fn the_task_ends_when_told_once_its_callers_are_gone() {
     rig.stop.send(true).unwrap();
     rig.handle.assign(request("late")).await.unwrap();
     drop(rig.handle);
-    tokio::time::timeout(Duration::from_secs(8), rig.task).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(8), rig.task)
+        .await
+        .unwrap()
+        .unwrap();
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ::ipam::codec;
 use ::ipam::index::{Config, Event};
 use ::ipam::pool::Pool;
-use ::ipam::codec;
 use ipnet::IpNet;
 use model::{Key, Kind, Object, ObjectName};
 
@@ -21,7 +21,13 @@ pub(super) enum Told {
 }
 
 /// Kinds the index needs whole before it answers. Reservations are not watched yet: none is known.
-const NEEDED: [Kind; 5] = [Kind::Node, Kind::IpPool, Kind::Block, Kind::Affinity, Kind::IpamConfiguration];
+const NEEDED: [Kind; 5] = [
+    Kind::Node,
+    Kind::IpPool,
+    Kind::Block,
+    Kind::Affinity,
+    Kind::IpamConfiguration,
+];
 
 /// Parses an event; `None` = it does not concern addresses.
 pub(super) fn translate(event: &model::Event, node: &str) -> Option<Told> {
@@ -32,12 +38,18 @@ pub(super) fn translate(event: &model::Event, node: &str) -> Option<Told> {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "most kinds do not concern addresses, and new ones will not either")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most kinds do not concern addresses, and new ones will not either"
+)]
 fn upsert(object: &Object, node: &str) -> Option<Told> {
     match object {
         Object::Node(found) => {
             let labels = Arc::new(found.labels.clone());
-            Some(Told::Event(Event::Node(Arc::from(found.name.as_str()), labels)))
+            Some(Told::Event(Event::Node(
+                Arc::from(found.name.as_str()),
+                labels,
+            )))
         }
         Object::IpPool(pool) => {
             let pool = Pool::parse(pool);
@@ -48,14 +60,17 @@ fn upsert(object: &Object, node: &str) -> Option<Told> {
         }
         Object::Block(block) => block_seen(block),
         Object::Affinity(affinity) if affinity.spec.node == node => affinity_seen(affinity),
-        Object::IpamConfiguration(config) if is_default(config.metadata.name.as_deref()) => {
-            Some(Told::Event(Event::Config(Config::parse(Some(&config.spec)))))
-        }
+        Object::IpamConfiguration(config) if is_default(config.metadata.name.as_deref()) => Some(
+            Told::Event(Event::Config(Config::parse(Some(&config.spec)))),
+        ),
         _ => None,
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "most kinds do not concern addresses, and new ones will not either")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most kinds do not concern addresses, and new ones will not either"
+)]
 fn delete(key: &Key) -> Option<Told> {
     match key {
         Key::Node(name) => Some(Told::Event(Event::NodeGone(Arc::from(name.as_str())))),
@@ -130,7 +145,10 @@ impl Names {
         }
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only blocks and affinities are deleted by name")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "only blocks and affinities are deleted by name"
+    )]
     fn remember(&mut self, name: ObjectName, event: &Event) {
         match event {
             Event::Block(stored) => {
@@ -141,7 +159,11 @@ impl Names {
                 self.blocks.insert(name, (*cidr, None));
             }
             Event::Affinity(stored) => {
-                let of = (Arc::clone(&stored.value.node), stored.value.cidr, Arc::clone(&stored.meta.uid));
+                let of = (
+                    Arc::clone(&stored.value.node),
+                    stored.value.cidr,
+                    Arc::clone(&stored.meta.uid),
+                );
                 self.affinities.insert(name, of);
             }
             _ => {}

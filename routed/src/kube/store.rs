@@ -82,13 +82,19 @@ impl Store {
 
     async fn create(&self, object: &Object) -> Result<StoreReply, StoreError> {
         let stored = match object {
-            Object::Block(value) => block(&create(&self.blocks, &codec::render_block(value, None)).await?)?,
+            Object::Block(value) => {
+                block(&create(&self.blocks, &codec::render_block(value, None)).await?)?
+            }
             Object::Affinity(value) => {
                 affinity(&create(&self.affinities, &codec::render_affinity(value, None)).await?)?
             }
-            Object::Handle(value) => {
-                handle(&create(&self.handles, &codec::render_handle(value, &self.node, None)).await?)
-            }
+            Object::Handle(value) => handle(
+                &create(
+                    &self.handles,
+                    &codec::render_handle(value, &self.node, None),
+                )
+                .await?,
+            ),
         };
         Ok(StoreReply::Object(stored))
     }
@@ -97,13 +103,25 @@ impl Store {
         let name = object.key().name();
         let meta = Some(meta);
         let stored = match object {
-            Object::Block(value) => block(&replace(&self.blocks, &name, &codec::render_block(value, meta)).await?)?,
-            Object::Affinity(value) => {
-                affinity(&replace(&self.affinities, &name, &codec::render_affinity(value, meta)).await?)?
+            Object::Block(value) => {
+                block(&replace(&self.blocks, &name, &codec::render_block(value, meta)).await?)?
             }
-            Object::Handle(value) => {
-                handle(&replace(&self.handles, &name, &codec::render_handle(value, &self.node, meta)).await?)
-            }
+            Object::Affinity(value) => affinity(
+                &replace(
+                    &self.affinities,
+                    &name,
+                    &codec::render_affinity(value, meta),
+                )
+                .await?,
+            )?,
+            Object::Handle(value) => handle(
+                &replace(
+                    &self.handles,
+                    &name,
+                    &codec::render_handle(value, &self.node, meta),
+                )
+                .await?,
+            ),
         };
         Ok(StoreReply::Object(stored))
     }
@@ -156,7 +174,8 @@ where
 }
 
 fn block(stored: &api::IPAMBlock) -> Result<Stored<Object>, StoreError> {
-    let Stored { meta, value } = codec::parse_block(stored).map_err(|why| StoreError::Broken(why.to_string()))?;
+    let Stored { meta, value } =
+        codec::parse_block(stored).map_err(|why| StoreError::Broken(why.to_string()))?;
     Ok(Stored {
         meta,
         value: Object::Block(Box::new(value)),
@@ -164,7 +183,8 @@ fn block(stored: &api::IPAMBlock) -> Result<Stored<Object>, StoreError> {
 }
 
 fn affinity(stored: &api::BlockAffinity) -> Result<Stored<Object>, StoreError> {
-    let Stored { meta, value } = codec::parse_affinity(stored).map_err(|why| StoreError::Broken(why.to_string()))?;
+    let Stored { meta, value } =
+        codec::parse_affinity(stored).map_err(|why| StoreError::Broken(why.to_string()))?;
     Ok(Stored {
         meta,
         value: Object::Affinity(value),
@@ -181,16 +201,13 @@ fn handle(stored: &api::IPAMHandle) -> Stored<Object> {
 
 /// A read that does not deserialise says that the object is broken.
 fn read_error(error: kube::Error) -> StoreError {
-    match error {
-        kube::Error::SerdeError(why) => StoreError::Broken(why.to_string()),
-        other => write_error(other),
+    if let kube::Error::SerdeError(why) = &error {
+        return StoreError::Broken(why.to_string());
     }
+    write_error(error)
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the shape `map_err` takes"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the shape `map_err` takes")]
 fn write_error(error: kube::Error) -> StoreError {
     if let kube::Error::Api(status) = &error {
         return judge(status.code, &status.reason, &status.message);
@@ -250,6 +267,9 @@ mod tests {
         ] {
             assert_eq!(judge(code, reason, "no"), expected, "{code} {reason}");
         }
-        assert_eq!(judge(403, "Forbidden", ""), StoreError::Denied("403 Forbidden".to_owned()));
+        assert_eq!(
+            judge(403, "Forbidden", ""),
+            StoreError::Denied("403 Forbidden".to_owned())
+        );
     }
 }
