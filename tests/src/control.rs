@@ -204,8 +204,8 @@ impl Control {
         .map(drop)
     }
 
-    /// Starts the controllers and the scheduler, unless they run. Without the API they may give up; on real clusters the
-    /// kubelet starts them again.
+    /// Starts the controllers and the scheduler, anew if they run: without the API they give up sooner or later, some only
+    /// when it is back; on real clusters the kubelet starts them again.
     ///
     /// # Errors
     /// They cannot be started.
@@ -223,12 +223,10 @@ impl Control {
             &format!("--kubeconfig={shared}/kube-scheduler.kubeconfig"),
             "--leader-elect=false",
         ];
-        if !self.controllers.as_mut().is_some_and(Service::alive) {
-            self.controllers = Some(self.spawn("kube-controller-manager", &controllers)?);
-        }
-        if !self.scheduler.as_mut().is_some_and(Service::alive) {
-            self.scheduler = Some(self.spawn("kube-scheduler", &scheduler)?);
-        }
+        // Dropping the old ones ends them.
+        (self.controllers, self.scheduler) = (None, None);
+        self.controllers = Some(self.spawn("kube-controller-manager", &controllers)?);
+        self.scheduler = Some(self.spawn("kube-scheduler", &scheduler)?);
         Ok(())
     }
 

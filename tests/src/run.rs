@@ -45,7 +45,8 @@ impl Run {
     /// Directories cannot be made, or the janitor cannot be started.
     pub fn open(root: &Path) -> Result<Arc<Self>> {
         let runs = root.join("runs");
-        sweep_dead(&runs)?;
+        let _alone = alone(&runs)?;
+        remove_dead(&runs)?;
         let tag = random_hex(3)?;
         let directory = runs.join(&tag);
         for part in ["logs", "state", "shared"] {
@@ -185,6 +186,22 @@ pub fn janitor(directory: &Path) -> Result<()> {
 /// # Errors
 /// Something cannot be removed.
 pub fn sweep_dead(runs: &Path) -> Result<Vec<String>> {
+    let _alone = alone(runs)?;
+    remove_dead(runs)
+}
+
+/// Keeps other labs from opening or sweeping runs until the file is dropped: a run that is just being made has no lock
+/// of its own yet.
+fn alone(runs: &Path) -> Result<File> {
+    std::fs::create_dir_all(runs).with_context(|| format!("make {}", runs.display()))?;
+    let guard = File::create(runs.join("guard")).context("make the guard of the runs")?;
+    guard
+        .lock()
+        .context("wait for another lab to open its run")?;
+    Ok(guard)
+}
+
+fn remove_dead(runs: &Path) -> Result<Vec<String>> {
     let mut swept = Vec::new();
     let mut ended = Vec::new();
     for entry in runs.read_dir().into_iter().flatten().flatten() {
