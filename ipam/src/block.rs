@@ -186,7 +186,7 @@ impl Block {
         Ok(Self {
             cidr,
             owner: Some(owner),
-            claimed_at: Some(now),
+            claimed_at: Some(now.whole_second()),
             slots: vec![None; size as usize],
             free: (0..size).collect(),
             attributes: Vec::new(),
@@ -385,7 +385,7 @@ impl Block {
         if !cooldown.is_zero() {
             self.free.retain(|free| *free != ordinal);
             let resting = Attribute {
-                released_at: Some(now),
+                released_at: Some(now.next_whole_second()),
                 ..Attribute::default()
             };
             let index = self.attribute_index(&resting);

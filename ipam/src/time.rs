@@ -42,6 +42,18 @@ impl Time {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// The whole second at or before this instant: what a stored timestamp can hold.
+    #[must_use]
+    pub(crate) const fn whole_second(self) -> Self {
+        Self(self.0 - self.0 % NANOS)
+    }
+
+    /// The whole second at or after this instant, so that a rest counted from it is never too short.
+    #[must_use]
+    pub(crate) fn next_whole_second(self) -> Self {
+        Self(self.0.saturating_add(NANOS - 1)).whole_second()
+    }
+
     /// `2026-08-22 06:33:20.123456789 +0000 UTC`, the form of the `timestamp` owner attribute.
     pub fn to_attribute(self) -> String {
         let nanos = self.0 % NANOS;
