@@ -315,6 +315,7 @@ async fn listen(mut monitor: dataplane::io::Monitor, requests: mpsc::Sender<Requ
 
 /// Hands each change to those it concerns. Ends with the watches.
 async fn distribute(mut heard: mpsc::Receiver<watches::Heard>, ipam: IpamHandle, world: WorldHandle, metrics: Metrics) {
+    let mut quarantined = BTreeSet::new();
     while let Some(heard) = heard.recv().await {
         match heard {
             watches::Heard::Event(event) => {
@@ -326,8 +327,16 @@ async fn distribute(mut heard: mpsc::Receiver<watches::Heard>, ipam: IpamHandle,
                 }
             }
             watches::Heard::Rejected(rejected) => {
-                let kind = KindLabel { kind: rejected.key.kind().as_str() };
-                metrics.quarantined.get_or_create(&kind).inc();
+                let label = KindLabel { kind: rejected.key.kind().as_str() };
+                let gauge = metrics.quarantined.get_or_create(&label);
+                // An object that stays unreadable is told again at each change and each list.
+                if rejected.reason.is_empty() {
+                    if quarantined.remove(&rejected.key) {
+                        gauge.dec();
+                    }
+                } else if quarantined.insert(rejected.key) {
+                    gauge.inc();
+                }
             }
         }
     }

@@ -169,6 +169,7 @@ impl Watches<'_> {
             key,
             convert,
             known: BTreeSet::new(),
+            rejected: BTreeSet::new(),
             listed: BTreeSet::new(),
             heard: self.heard.clone(),
             freshness: Arc::clone(self.freshness),
@@ -183,6 +184,8 @@ struct Follower<KeyFn, Convert> {
     convert: Convert,
     /// Keys told as existing.
     known: BTreeSet<Key>,
+    /// Keys told as unreadable.
+    rejected: BTreeSet<Key>,
     /// Keys seen in the list that is under way.
     listed: BTreeSet<Key>,
     heard: mpsc::Sender<Heard>,
@@ -235,6 +238,7 @@ where
             }
             watcher::Event::Delete(object) => {
                 let key = self.key_of(&object);
+                self.absolve(&key).await?;
                 self.forget(key).await
             }
             watcher::Event::Init => {
@@ -248,8 +252,9 @@ where
     /// A list is complete: whatever was known and is not in it is gone.
     async fn listed(&mut self) -> Result<(), Stopped> {
         let listed = std::mem::take(&mut self.listed);
-        let vanished: Vec<Key> = self.known.difference(&listed).cloned().collect();
+        let vanished: BTreeSet<Key> = self.known.union(&self.rejected).filter(|key| !listed.contains(key)).cloned().collect();
         for key in vanished {
+            self.absolve(&key).await?;
             self.forget(key).await?;
         }
         tracing::debug!(kind = self.kind.as_str(), objects = self.known.len(), "listed");
@@ -264,17 +269,28 @@ where
         let key = self.key_of(&object);
         match object.0 {
             Ok(object) => {
+                self.absolve(&key).await?;
                 self.known.insert(key);
                 self.tell(Heard::Event((self.convert)(object))).await
             }
             Err(invalid) => {
                 tracing::warn!(kind = self.kind.as_str(), ?key, error = %invalid.error, "object cannot be read; it counts as absent");
+                self.rejected.insert(key.clone());
                 let reason = invalid.error.to_string();
                 let rejected = Rejected { key: key.clone(), reason };
                 self.tell(Heard::Rejected(rejected)).await?;
                 self.forget(key).await
             }
         }
+    }
+
+    /// An object that could not be read can be again, or is gone.
+    async fn absolve(&mut self, key: &Key) -> Result<(), Stopped> {
+        if !self.rejected.remove(key) {
+            return Ok(());
+        }
+        let (key, reason) = (key.clone(), String::new());
+        self.tell(Heard::Rejected(Rejected { key, reason })).await
     }
 
     async fn forget(&mut self, key: Key) -> Result<(), Stopped> {
