@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cni_plugin::spec::{DefaultRoute, Families};
 use futures::future::BoxFuture;
@@ -168,6 +169,14 @@ pub trait Kernel: Send + Sync {
         plumbing: Plumbing,
         sandbox: OwnedFd,
     ) -> BoxFuture<'_, Result<Plumbed, Unplumbed>>;
+    /// Waits until the sandbox's end may send, at most `within`, once the host end is up; answers whether it may. What a container
+    /// sends before that, the kernel drops in silence.
+    fn settled(
+        &self,
+        sandbox: OwnedFd,
+        ifname: Arc<str>,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<bool, String>>;
     /// Deletes the host end if `ifindex` (0 = any) still bears this name; gone is success.
     fn detach(&self, host: Arc<str>, ifindex: u32) -> BoxFuture<'_, Result<(), String>>;
     /// All links whose name begins with `prefix`: name → link.

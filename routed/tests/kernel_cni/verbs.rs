@@ -128,6 +128,7 @@ async fn a_pod_is_reachable_when_add_returns_and_nothing_is_left_after_del() {
     let (web, result) = bed.pod("web").await;
     let (db, other) = bed.pod("db").await;
     let host = result["interfaces"][0]["name"].as_str().unwrap().to_owned();
+    // No try again: what ADD promised holds for the first packet.
     let _web_answers = Echo::start(&web);
     let _db_answers = Echo::start(&db);
     assert!(reaches(None, &address(&result)), "node to pod");

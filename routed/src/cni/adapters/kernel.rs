@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cni_plugin::spec::DefaultRoute;
 use dataplane::IfName;
@@ -73,6 +74,20 @@ impl Kernel for Links {
                 mac: Mac(made.sandbox.mac.0),
                 mtu: made.sandbox.mtu,
             })
+        }
+        .boxed()
+    }
+
+    fn settled(
+        &self,
+        sandbox: OwnedFd,
+        ifname: Arc<str>,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<bool, String>> {
+        async move {
+            let name = IfName::parse(&ifname).map_err(|error| error.to_string())?;
+            let settled = self.workloads.settled(sandbox, name, within).await;
+            settled.map_err(|error| error.to_string())
         }
         .boxed()
     }

@@ -19,7 +19,7 @@ use crate::cni::cancel::{Cancel, Trip};
 use crate::cni::record::{Record, Sandbox, State};
 use crate::cni::seams::{Plumbed, Plumbing, Refusal, Unplumbed};
 use crate::cni::{names, sandbox as namespaces};
-use crate::world::{PodView, Unprogrammed};
+use crate::world::{CniSettings, PodView, Unprogrammed};
 
 /// How long a pod may take to come through the watch before the API server is asked.
 const POD_WATCH: Duration = Duration::from_millis(500);
@@ -31,6 +31,8 @@ const POD_FETCH: Duration = Duration::from_secs(5);
 const ASSIGN: Duration = Duration::from_secs(15);
 /// How long the kernel may take; a MAC that is set again needs 5 s.
 const ATTACH: Duration = Duration::from_secs(15);
+/// How long the sandbox's end may take to wake up once the host end is up; usually it has.
+const SETTLE: Duration = Duration::from_secs(2);
 /// How long an ADD right after start waits for the first comparison.
 const COMPARE: Duration = Duration::from_secs(2);
 
@@ -286,6 +288,36 @@ impl Server {
         work.record.claims = claims.map_err(|why| refusal(&why))?;
         self.enter(work, Reached::Asked)?;
 
+        let again = sandbox
+            .try_clone()
+            .map_err(|error| gone(&call.environment.netns).because(error))?;
+        let plumbed = self
+            .plumb(call, &settings, mtu, sandbox, cancel, work)
+            .await?;
+
+        work.reached = Reached::Programmed;
+        self.timed("program", self.program(call, &work.record, cancel))
+            .await?;
+        if call.config.policy_timeout.is_some() {
+            self.timed("wake", self.wake(call, again, cancel)).await?;
+        }
+        work.record.state = State::Attached;
+        self.enter(work, Reached::Programmed)?;
+        cancel.check()?;
+        let outcome = outcome(call, &work.record, plumbed);
+        Ok(outcome.render(call.config.version).to_string().into_bytes())
+    }
+
+    /// Both ends of the link, the host's still down.
+    async fn plumb(
+        &self,
+        call: &Call,
+        settings: &CniSettings,
+        mtu: u32,
+        sandbox: OwnedFd,
+        cancel: &Cancel,
+        work: &mut Work,
+    ) -> Result<Plumbed, Failure> {
         let plumbing = Plumbing {
             host: Arc::clone(&work.record.host),
             ifname: Arc::clone(&work.record.id.ifname),
@@ -312,17 +344,23 @@ impl Server {
         work.reached = Reached::Plumbed;
         work.record.ifindex = plumbed.ifindex;
         work.record.mac = Some(plumbed.mac);
+        Ok(plumbed)
+    }
 
-        work.reached = Reached::Programmed;
-        self.timed("program", self.program(call, &work.record, cancel))
-            .await?;
-        work.record.state = State::Attached;
-        self.enter(work, Reached::Programmed)?;
-        cancel.check()?;
-        Ok(outcome(call, &work.record, plumbed)
-            .render(call.config.version)
-            .to_string()
-            .into_bytes())
+    /// The container's first packet must not be dropped by a link that is not awake yet.
+    async fn wake(&self, call: &Call, sandbox: OwnedFd, cancel: &Cancel) -> Result<(), Failure> {
+        let settling = self
+            .rooms
+            .kernel
+            .settled(sandbox, Arc::clone(&call.id.ifname), SETTLE);
+        match cancel.unless(settling).await? {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                tracing::warn!("link is slow to wake up: the first packets may be lost");
+                Ok(())
+            }
+            Err(why) => Err(gone(&call.environment.netns).because(why)),
+        }
     }
 
     /// Handles of sandboxes of the same pod that lost their interface already.

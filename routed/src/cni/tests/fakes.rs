@@ -260,6 +260,15 @@ impl Kernel for Fakes {
         .boxed()
     }
 
+    fn settled(
+        &self,
+        _sandbox: OwnedFd,
+        _ifname: Arc<str>,
+        _within: Duration,
+    ) -> BoxFuture<'_, Result<bool, String>> {
+        async { Ok(true) }.boxed()
+    }
+
     fn detach(&self, host: Arc<str>, ifindex: u32) -> BoxFuture<'_, Result<(), String>> {
         async move {
             let mut state = self.state();
