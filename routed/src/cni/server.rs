@@ -35,6 +35,9 @@ mod teardown;
 /// holds a descriptor: more at once would only add memory.
 const IN_FLIGHT: usize = 64;
 
+/// How long a call right after start waits for what happens once.
+const START: Duration = Duration::from_secs(2);
+
 /// What is locked for the length of a call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
@@ -79,6 +82,9 @@ pub(super) struct Server {
     refusing: Mutex<Option<Instant>>,
     /// True once an ADD was served on this node, by this daemon or an earlier one.
     served: AtomicBool,
+    /// True once the World was told what outlived the last daemon. Whoever removes waits for it: an attachment removed in between
+    /// would be handed over after it is gone, and stay in the World for ever.
+    adopted: watch::Sender<bool>,
     /// True once blocks were compared with what lives here; ADD waits for it.
     compared: watch::Sender<bool>,
 }
@@ -105,6 +111,7 @@ impl Server {
             last_beat: last_beat.map(|beat| (beat, Instant::now())),
             refusing: Mutex::new(None),
             served,
+            adopted: watch::Sender::new(false),
             compared: watch::Sender::new(false),
         }
     }
@@ -133,13 +140,17 @@ impl Server {
                 // Ends a running ADD of the same container before it queues, so that it need not outlive that ADD's waits.
                 self.locks.interrupt(&Key::Attachment(call.id.clone()));
                 let _permit = cancel.unless(self.permits.acquire()).await?;
+                self.until_adopted().await?;
                 self.del(call).await.map(|()| Answer::default())
             }
             Verb::Check => self
                 .check(call, sandbox, cancel)
                 .await
                 .map(|()| Answer::default()),
-            Verb::Gc => self.gc(call).await.map(|()| Answer::default()),
+            Verb::Gc => {
+                self.until_adopted().await?;
+                self.gc(call).await.map(|()| Answer::default())
+            }
             Verb::Status => self
                 .status(call.config.status, call.config.families)
                 .await
@@ -239,16 +250,30 @@ impl Server {
     }
 
     /// Waits until blocks were compared with what lives here.
-    async fn until_compared(&self, bound: Duration) -> Result<(), Failure> {
-        let mut compared = self.compared.subscribe();
-        let waited = tokio::time::timeout(bound, compared.wait_for(|done| *done)).await;
-        match waited {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Failure::new(
-                Code::TryAgainLater,
-                "the Margay daemon has just started and still compares addresses with what lives on this node: repeat the call",
-            )),
-        }
+    async fn until_compared(&self) -> Result<(), Failure> {
+        until(&self.compared, "the Margay daemon has just started and still compares addresses with what lives on this node").await
+    }
+
+    /// Waits until the World knows what outlived the last daemon.
+    async fn until_adopted(&self) -> Result<(), Failure> {
+        until(
+            &self.adopted,
+            "the Margay daemon has just started and cannot list this node's interfaces yet",
+        )
+        .await
+    }
+}
+
+/// Waits a moment for something that happens once after start.
+async fn until(event: &watch::Sender<bool>, why: &str) -> Result<(), Failure> {
+    let mut seen = event.subscribe();
+    let waited = tokio::time::timeout(START, seen.wait_for(|done| *done)).await;
+    match waited {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Failure::new(
+            Code::TryAgainLater,
+            format!("{why}: repeat the call"),
+        )),
     }
 }
 

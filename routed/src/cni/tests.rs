@@ -51,6 +51,7 @@ struct Container {
 impl Node {
     async fn start() -> Self {
         let node = Self::start_in(tempfile::tempdir().unwrap(), Fakes::new());
+        node.server.recover().await;
         node.server.compare_with_ipam().await;
         node
     }

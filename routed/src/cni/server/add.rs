@@ -33,8 +33,6 @@ const ASSIGN: Duration = Duration::from_secs(15);
 const ATTACH: Duration = Duration::from_secs(15);
 /// How long the sandbox's end may take to wake up once the host end is up; usually it has.
 const SETTLE: Duration = Duration::from_secs(2);
-/// How long an ADD right after start waits for the first comparison.
-const COMPARE: Duration = Duration::from_secs(2);
 
 /// How far an ADD came: what has to be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +62,7 @@ impl Server {
         let sandbox = sandbox.ok_or_else(|| gone(&call.environment.netns))?;
         let identity = self.identify(&sandbox, &call.environment.netns)?;
         self.check_ready()?;
-        cancel.unless(self.until_compared(COMPARE)).await??;
+        cancel.unless(self.until_compared()).await??;
         let turn = cancel
             .unless(self.locks.enter(Key::Attachment(call.id.clone())))
             .await?;

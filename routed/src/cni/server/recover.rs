@@ -12,7 +12,7 @@ use dataplane::plan::workload;
 use model::{AttachmentId, NodeName, PodRef};
 use tokio::time::sleep;
 
-use super::Server;
+use super::{Key, Server};
 use crate::cni::call::Call;
 use crate::cni::cancel::Trip;
 use crate::cni::install::NETWORK;
@@ -166,18 +166,19 @@ impl Server {
         {
             tracing::warn!(%error, "attachments were not handed over");
         }
+        self.adopted.send_replace(true);
         self.metrics.adopted(count);
         tracing::info!(
             adopted = count,
             undoing = recovery.undo.len(),
             "attachments recovered"
         );
-        for record in recovery.undo {
-            let _turn = self
-                .locks
-                .enter(super::Key::Attachment(record.id.clone()))
-                .await;
-            self.tear_down_or_say(record).await;
+        for found in recovery.undo {
+            let _turn = self.locks.enter(Key::Attachment(found.id.clone())).await;
+            // A DEL may have been quicker.
+            if let Some(record) = self.book.get(found.serial) {
+                self.tear_down_or_say(record).await;
+            }
         }
     }
 

@@ -207,3 +207,21 @@ async fn a_sandbox_that_vanishes_right_after_recovery_does_not_keep_the_node_fro
     node.server.sweep().await;
     node.assert_nothing_left();
 }
+
+#[tokio::test]
+async fn a_del_during_recovery_waits_until_the_world_was_told() {
+    let node = Node::start().await;
+    node.run("ADD", &Container::pod("a")).await.unwrap();
+    let next = server(node.directory.path(), &node.fakes, "boot");
+    node.fakes.forget_world();
+    let node = Node {
+        server: next,
+        ..node
+    };
+    let (_trip, del) = node.begin("DEL", &Container::pod("a"));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!del.is_finished());
+    node.server.recover().await;
+    del.await.unwrap().unwrap();
+    node.assert_nothing_left();
+}

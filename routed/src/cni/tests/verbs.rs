@@ -110,6 +110,7 @@ async fn the_nodes_own_namespace_is_code_8_and_a_missing_one_code_3() {
         directory.path().join("cni.sock"),
         None,
     );
+    server.recover().await;
     let (trip, cancel) = Trip::new(Duration::from_secs(5));
     let container = Container::pod("a");
     let failure = server
@@ -356,17 +357,26 @@ async fn gc_drops_only_what_is_not_listed_older_and_dead() {
         .await
         .unwrap();
     }
+    let born = |second: u64| {
+        for record in node.records() {
+            node.server.book().note(&Record {
+                since: second,
+                ..record
+            });
+        }
+    };
     let dead = node.records()[1].clone();
     node.fakes.state().links.remove(&*dead.host);
     let listed = json!([{"containerID": "a", "ifname": "eth0"}]);
     let call = Container::pod("").with("cni.dev/valid-attachments", listed);
+    born(u64::MAX);
     assert_eq!(
         node.code("GC", &call).await,
         0,
         "all are younger than the request"
     );
     assert_eq!(node.records().len(), 3);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    born(1);
     let failure = node.run("GC", &call).await.unwrap_err();
     assert!(
         failure.details.contains("/c/eth0") && !failure.details.contains("/b/eth0"),
