@@ -57,7 +57,9 @@ pub async fn run(args: RunArgs, log: LogFilter) -> anyhow::Result<()> {
         lock = lock::acquire(&args.run_dir) => lock?,
         _ = &mut terminated => return Ok(()),
     };
-    let client = client::connect(args.kubeconfig.as_deref()).await.context("no connection to the API server")?;
+    let client = client::connect(args.kubeconfig.as_deref())
+        .await
+        .context("no connection to the API server")?;
     let (stop_sender, stop) = watch::channel(false);
     let wiring = Wiring {
         started,
@@ -68,7 +70,7 @@ pub async fn run(args: RunArgs, log: LogFilter) -> anyhow::Result<()> {
         metrics: Metrics::default(),
         stop,
     };
-    let mut tasks = wiring.start().await?;
+    let mut tasks = wiring.start()?;
     let ended = tokio::select! {
         signal = &mut terminated => {
             tracing::info!(signal = ?signal.ok(), "stopping; the kernel keeps what it has");
@@ -103,7 +105,7 @@ struct Tasks {
 }
 
 impl Wiring {
-    async fn start(self) -> anyhow::Result<Tasks> {
+    fn start(self) -> anyhow::Result<Tasks> {
         let mut rest = JoinSet::new();
         let node = model::NodeName::from(self.args.node.as_str());
 
@@ -120,7 +122,8 @@ impl Wiring {
         let (metrics_at, metrics_at_seen) = watch::channel(None);
         let world = WorldHandle::new(requests.clone(), sync_seen, settings_seen);
 
-        let mut kernel = Kernel::open(&self.args.sysctl_root).context("cannot open the kernel's side")?;
+        let mut kernel =
+            Kernel::open(&self.args.sysctl_root).context("cannot open the kernel's side")?;
         let learnt_before = kernel.has_learnt_routes().context("cannot list routes")?;
         let outlook = Outlook {
             sync,
@@ -137,29 +140,97 @@ impl Wiring {
             passwords: secrets::Passwords::new(),
         };
         let monitor = kernel.monitor().context("cannot listen to the kernel")?;
-        let reconciler =
-            Reconciler::new(World::new(node.clone()), kernel, outlook, Arc::clone(&self.health), self.metrics.clone());
-        named(&mut rest, "reconcile", reconciler.run(inbox, self.stop.clone()));
-        named(&mut rest, "monitor", listen(monitor, requests.clone(), self.stop.clone()));
+        let reconciler = Reconciler::new(
+            World::new(node.clone()),
+            kernel,
+            outlook,
+            Arc::clone(&self.health),
+            self.metrics.clone(),
+        );
+        named(
+            &mut rest,
+            "reconcile",
+            reconciler.run(inbox, self.stop.clone()),
+        );
+        named(
+            &mut rest,
+            "monitor",
+            listen(monitor, requests.clone(), self.stop.clone()),
+        );
 
         let (heard, heard_seen) = mpsc::channel(HEARD);
         let freshness = Arc::new(watches::Freshness::default());
         let watches = watches::spawn(&self.client, &heard, &freshness);
-        named(&mut rest, "reach", reachable(freshness, reach, self.stop.clone()));
+        named(
+            &mut rest,
+            "reach",
+            reachable(freshness, reach, self.stop.clone()),
+        );
         let (ipam, ipam_task) = ipam::spawn(self.client.clone(), node.clone(), self.stop.clone());
         named(&mut rest, "ipam", flatten(ipam_task));
-        named(&mut rest, "inbox", distribute(heard_seen, ipam.clone(), world.clone(), self.metrics.clone()));
+        named(
+            &mut rest,
+            "inbox",
+            distribute(
+                heard_seen,
+                ipam.clone(),
+                world.clone(),
+                self.metrics.clone(),
+            ),
+        );
 
-        named(&mut rest, "node", node::publish(self.client.clone(), self.args.node.clone(), facts_seen, self.stop.clone()));
-        named(&mut rest, "tunnel", tunnel::keep(self.args.node.clone(), ipam.clone(), tunnels_seen, facts, self.stop.clone()));
-        named(&mut rest, "lease", lease::renew(self.client.clone(), self.args.namespace.clone(), self.args.node.clone(), self.stop.clone()));
+        named(
+            &mut rest,
+            "node",
+            node::publish(
+                self.client.clone(),
+                self.args.node.clone(),
+                facts_seen,
+                self.stop.clone(),
+            ),
+        );
+        named(
+            &mut rest,
+            "tunnel",
+            tunnel::keep(
+                self.args.node.clone(),
+                ipam.clone(),
+                tunnels_seen,
+                facts,
+                self.stop.clone(),
+            ),
+        );
+        named(
+            &mut rest,
+            "lease",
+            lease::renew(
+                self.client.clone(),
+                self.args.namespace.clone(),
+                self.args.node.clone(),
+                self.stop.clone(),
+            ),
+        );
         named(
             &mut rest,
             "secrets",
-            secrets::follow(self.client.clone(), self.args.namespace.clone(), wanted_secrets_seen, found_secrets, self.stop.clone()),
+            secrets::follow(
+                self.client.clone(),
+                self.args.namespace.clone(),
+                wanted_secrets_seen,
+                found_secrets,
+                self.stop.clone(),
+            ),
         );
-        named(&mut rest, "passwords", pass_on(found_secrets_seen, requests.clone(), self.stop.clone()));
-        named(&mut rest, "metrics", metrics::serve(self.metrics.clone(), metrics_at_seen, self.stop.clone()));
+        named(
+            &mut rest,
+            "passwords",
+            pass_on(found_secrets_seen, requests.clone(), self.stop.clone()),
+        );
+        named(
+            &mut rest,
+            "metrics",
+            metrics::serve(self.metrics.clone(), metrics_at_seen, self.stop.clone()),
+        );
 
         let (speaker_handle, speaker_seen) = watch::channel(None);
         let speaker = tokio::spawn(speaker::run(speaker::Deps {
@@ -197,7 +268,12 @@ impl Wiring {
         cni::start(deps, self.stop.clone()).context("cannot serve CNI")
     }
 
-    fn serve(&self, rest: &mut JoinSet<&'static str>, world: &WorldHandle, bgp: watch::Receiver<Option<bgp::io::Handle>>) {
+    fn serve(
+        &self,
+        rest: &mut JoinSet<&'static str>,
+        world: &WorldHandle,
+        bgp: watch::Receiver<Option<bgp::io::Handle>>,
+    ) {
         let inspector = Inspector {
             node: self.args.node.clone(),
             started: self.started,
@@ -239,10 +315,14 @@ impl Tasks {
         // Every receiver may be gone already; then there is nothing to stop.
         let _ = stop.send(true);
         let orderly = async {
-            if !self.cni.is_finished() && let Err(error) = (&mut self.cni).await {
+            if !self.cni.is_finished()
+                && let Err(error) = (&mut self.cni).await
+            {
                 report("cni", Err(error));
             }
-            if !self.speaker.is_finished() && let Err(error) = (&mut self.speaker).await {
+            if !self.speaker.is_finished()
+                && let Err(error) = (&mut self.speaker).await
+            {
                 report("speaker", Err(error));
             }
             self.watches.shutdown().await;
@@ -266,7 +346,11 @@ fn report(name: &'static str, ended: Result<(), JoinError>) -> &'static str {
     name
 }
 
-fn named(tasks: &mut JoinSet<&'static str>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+fn named(
+    tasks: &mut JoinSet<&'static str>,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
     tasks.spawn(async move {
         work.await;
         name
@@ -280,7 +364,11 @@ async fn flatten(task: JoinHandle<()>) {
 }
 
 /// Tells whether the API server can be reached: while any watch is alive.
-async fn reachable(freshness: Arc<watches::Freshness>, sync: watch::Sender<SyncState>, mut stop: watch::Receiver<bool>) {
+async fn reachable(
+    freshness: Arc<watches::Freshness>,
+    sync: watch::Sender<SyncState>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut timer = tokio::time::interval(REACH);
     loop {
         tokio::select! {
@@ -293,7 +381,11 @@ async fn reachable(freshness: Arc<watches::Freshness>, sync: watch::Sender<SyncS
 }
 
 /// Passes on the kernel's word that something of ours changed.
-async fn listen(mut monitor: dataplane::io::Monitor, requests: mpsc::Sender<Request>, mut stop: watch::Receiver<bool>) {
+async fn listen(
+    mut monitor: dataplane::io::Monitor,
+    requests: mpsc::Sender<Request>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         let changed = tokio::select! {
             changed = monitor.changed() => changed,
@@ -301,7 +393,11 @@ async fn listen(mut monitor: dataplane::io::Monitor, requests: mpsc::Sender<Requ
         };
         match changed {
             Ok(changed) => {
-                if requests.send(Request::KernelChanged(changed)).await.is_err() {
+                if requests
+                    .send(Request::KernelChanged(changed))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -314,7 +410,12 @@ async fn listen(mut monitor: dataplane::io::Monitor, requests: mpsc::Sender<Requ
 }
 
 /// Hands each change to those it concerns. Ends with the watches.
-async fn distribute(mut heard: mpsc::Receiver<watches::Heard>, ipam: IpamHandle, world: WorldHandle, metrics: Metrics) {
+async fn distribute(
+    mut heard: mpsc::Receiver<watches::Heard>,
+    ipam: IpamHandle,
+    world: WorldHandle,
+    metrics: Metrics,
+) {
     let mut quarantined = BTreeSet::new();
     while let Some(heard) = heard.recv().await {
         match heard {
@@ -327,7 +428,9 @@ async fn distribute(mut heard: mpsc::Receiver<watches::Heard>, ipam: IpamHandle,
                 }
             }
             watches::Heard::Rejected(rejected) => {
-                let label = KindLabel { kind: rejected.key.kind().as_str() };
+                let label = KindLabel {
+                    kind: rejected.key.kind().as_str(),
+                };
                 let gauge = metrics.quarantined.get_or_create(&label);
                 // An object that stays unreadable is told again at each change and each list.
                 if rejected.reason.is_empty() {
@@ -352,11 +455,20 @@ fn concerns_ipam(event: &Event) -> bool {
     };
     matches!(
         kind,
-        Kind::Node | Kind::Namespace | Kind::IpPool | Kind::Block | Kind::Affinity | Kind::IpamConfiguration
+        Kind::Node
+            | Kind::Namespace
+            | Kind::IpPool
+            | Kind::Block
+            | Kind::Affinity
+            | Kind::IpamConfiguration
     )
 }
 
-async fn pass_on(mut found: watch::Receiver<secrets::Passwords>, requests: mpsc::Sender<Request>, mut stop: watch::Receiver<bool>) {
+async fn pass_on(
+    mut found: watch::Receiver<secrets::Passwords>,
+    requests: mpsc::Sender<Request>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         tokio::select! {
             changed = found.changed() => if changed.is_err() { return },

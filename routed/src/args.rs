@@ -6,7 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// BGP-routed networking and policy for Kubernetes.
 #[derive(Debug, Parser)]
-#[command(name = "routed", version, about, after_help = "Examples:\n  routed status\n  routed bgp peers")]
+#[command(
+    name = "routed",
+    version,
+    about,
+    after_help = "Examples:\n  routed status\n  routed bgp peers"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -137,7 +142,11 @@ pub struct ControllerArgs {
 #[derive(Clone, Debug, Args)]
 pub struct SocketArgs {
     /// Socket of the daemon on this node.
-    #[arg(long, env = "MARGAY_SOCKET", default_value = "/run/margay/inspect.sock")]
+    #[arg(
+        long,
+        env = "MARGAY_SOCKET",
+        default_value = "/run/margay/inspect.sock"
+    )]
     pub socket: PathBuf,
     /// Machine-readable output.
     #[arg(short, long, value_enum, default_value = "table")]

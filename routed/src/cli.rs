@@ -48,7 +48,10 @@ pub async fn bgp(args: &SocketArgs, question: &BgpQuestion) -> ExitCode {
             }
             BgpQuestion::Routes { prefix } => {
                 let within = prefix.map(|prefix| prefix.to_string()).unwrap_or_default();
-                let reply = client.routes(wire::RoutesRequest { within }).await?.into_inner();
+                let reply = client
+                    .routes(wire::RoutesRequest { within })
+                    .await?
+                    .into_inner();
                 match args.output {
                     Output::Json => print_json("routed.bgp.routes/v1", &routes_json(&reply)),
                     Output::Table => print_routes(&reply),
@@ -57,7 +60,10 @@ pub async fn bgp(args: &SocketArgs, question: &BgpQuestion) -> ExitCode {
             }
             BgpQuestion::Explain { prefix } => {
                 let prefix = prefix.to_string();
-                let reply = client.explain(wire::ExplainRequest { prefix }).await?.into_inner();
+                let reply = client
+                    .explain(wire::ExplainRequest { prefix })
+                    .await?
+                    .into_inner();
                 println!("{}", reply.text.trim_end());
                 Ok(true)
             }
@@ -95,7 +101,12 @@ async fn connect(socket: &Path) -> anyhow::Result<InspectClient<Channel>> {
     let channel = Endpoint::from_static("http://daemon")
         .connect_with_connector(connector)
         .await
-        .with_context(|| format!("no daemon answers on {}; is routed running on this node?", socket.display()))?;
+        .with_context(|| {
+            format!(
+                "no daemon answers on {}; is routed running on this node?",
+                socket.display()
+            )
+        })?;
     Ok(InspectClient::new(channel))
 }
 
@@ -144,19 +155,33 @@ fn routes_json(reply: &wire::RoutesReply) -> serde_json::Value {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.iter().copied());
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.iter().copied());
     table
 }
 
 fn print_status(reply: &wire::StatusReply) {
     let ready = if reply.ready { "ready" } else { "NOT READY" };
     let age = ago(reply.uptime_seconds);
-    println!("Margay {} · node {} · {} · {ready} · up {age}", reply.version, reply.node, reply.address);
-    let counts: Vec<String> = reply.counts.iter().map(|count| format!("{} {}", count.value, count.name)).collect();
+    println!(
+        "Margay {} · node {} · {} · {ready} · up {age}",
+        reply.version, reply.node, reply.address
+    );
+    let counts: Vec<String> = reply
+        .counts
+        .iter()
+        .map(|count| format!("{} {}", count.value, count.name))
+        .collect();
     println!("{}", counts.join(" · "));
     let mut table = table(&["CHECK", "OK", "SINCE", "WHY"]);
     for check in &reply.checks {
-        table.add_row([check.name.as_str(), yes(check.ok), &ago(check.since_seconds), dash(&check.reason)]);
+        table.add_row([
+            check.name.as_str(),
+            yes(check.ok),
+            &ago(check.since_seconds),
+            dash(&check.reason),
+        ]);
     }
     println!("{table}");
     for problem in &reply.problems {
@@ -169,7 +194,9 @@ fn print_peers(reply: &wire::PeersReply) {
         println!("BGP does not run on this node: there is no BGPPeer and no BGPConfiguration");
         return;
     }
-    let mut table = table(&["PEER", "AS", "TYPE", "STATE", "SINCE", "RX", "TX", "RESTART", "WHY"]);
+    let mut table = table(&[
+        "PEER", "AS", "TYPE", "STATE", "SINCE", "RX", "TX", "RESTART", "WHY",
+    ]);
     for peer in &reply.peers {
         table.add_row([
             peer.peer.as_str(),

@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::Router;
 use tokio::sync::watch;
 
 /// A task that has not passed its loop for this long is hung.
@@ -52,17 +52,26 @@ impl Health {
 
     /// Records that a task passed its loop.
     pub fn beat(&self, task: &'static str, now: Instant) {
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner).insert(task, now);
+        self.beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(task, now);
     }
 
     /// A task ended in order; it is not expected to beat any more.
     pub fn rest(&self, task: &'static str) {
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
+        self.beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(task);
     }
 
     /// Every check, by name.
     pub fn checks(&self) -> BTreeMap<&'static str, Check> {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// True when no check fails and there is at least one.
@@ -86,7 +95,11 @@ impl Health {
 ///
 /// # Errors
 /// The operating system's, when the address cannot be bound.
-pub async fn serve(address: SocketAddr, health: Arc<Health>, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+pub async fn serve(
+    address: SocketAddr,
+    health: Arc<Health>,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(address).await?;
     let router = Router::new()
         .route("/readiness", get(readiness))
@@ -106,7 +119,11 @@ async fn readiness(State(health): State<Arc<Health>>) -> Response {
     for (name, check) in health.checks() {
         let since = now.saturating_duration_since(check.since).as_secs();
         // Writing into a String cannot fail.
-        let _ = writeln!(body, "{name:<20} {:<6} {since:>4} s   {}", check.ok, check.reason);
+        let _ = writeln!(
+            body,
+            "{name:<20} {:<6} {since:>4} s   {}",
+            check.ok, check.reason
+        );
     }
     answer(health.ready(), body)
 }
@@ -116,13 +133,21 @@ async fn liveness(State(health): State<Arc<Health>>) -> Response {
     let body = if hung.is_empty() {
         "alive\n".to_owned()
     } else {
-        format!("hung for more than {} s: {}\n", HUNG.as_secs(), hung.join(", "))
+        format!(
+            "hung for more than {} s: {}\n",
+            HUNG.as_secs(),
+            hung.join(", ")
+        )
     };
     answer(hung.is_empty(), body)
 }
 
 fn answer(good: bool, body: String) -> Response {
-    let code = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, body).into_response()
 }
 
@@ -136,7 +161,12 @@ mod tests {
         let start = crate::clock::now();
         assert!(!health.ready(), "nothing is known yet");
         health.set("sync", false, "waiting for Pod", start);
-        health.set("sync", false, "waiting for Node", start + Duration::from_secs(3));
+        health.set(
+            "sync",
+            false,
+            "waiting for Node",
+            start + Duration::from_secs(3),
+        );
         assert_eq!(health.checks()["sync"].since, start);
         health.set("sync", true, "", start + Duration::from_secs(4));
         assert!(health.ready());
@@ -148,7 +178,10 @@ mod tests {
         let start = crate::clock::now();
         health.beat("reconcile", start);
         assert!(health.hung(start + HUNG).is_empty());
-        assert_eq!(health.hung(start + HUNG + Duration::from_secs(1)), ["reconcile"]);
+        assert_eq!(
+            health.hung(start + HUNG + Duration::from_secs(1)),
+            ["reconcile"]
+        );
         health.rest("reconcile");
         assert!(health.hung(start + HUNG * 2).is_empty());
     }

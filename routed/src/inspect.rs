@@ -16,8 +16,19 @@ use crate::world::WorldHandle;
 use wire::inspect_server::{Inspect, InspectServer};
 
 /// Messages and services of `proto/inspect.proto`.
-#[expect(missing_docs, clippy::pedantic, clippy::clone_on_ref_ptr, reason = "generated code")]
-#[allow(clippy::allow_attributes, clippy::allow_attributes_without_reason, unreachable_pub, unused_qualifications, reason = "generated code")]
+#[expect(
+    missing_docs,
+    clippy::pedantic,
+    clippy::clone_on_ref_ptr,
+    reason = "generated code"
+)]
+#[allow(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
 pub mod wire {
     tonic::include_proto!("margay.inspect.v1");
 }
@@ -46,7 +57,11 @@ pub struct Inspector {
 ///
 /// # Errors
 /// The operating system's, with the path.
-pub async fn serve(socket: &Path, inspector: Inspector, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+pub async fn serve(
+    socket: &Path,
+    inspector: Inspector,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let listener = bind(socket)?;
     tonic::transport::Server::builder()
         .timeout(LIMIT)
@@ -59,25 +74,35 @@ pub async fn serve(socket: &Path, inspector: Inspector, mut stop: watch::Receive
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a socket is a file: replaced by rename")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a socket is a file: replaced by rename"
+)]
 fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
     use anyhow::Context as _;
     let fresh = socket.with_extension("sock.new");
     match std::fs::remove_file(&fresh) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot remove {}", fresh.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot remove {}", fresh.display()));
+        }
     }
-    let listener = UnixListener::bind(&fresh).with_context(|| format!("cannot bind {}", fresh.display()))?;
+    let listener =
+        UnixListener::bind(&fresh).with_context(|| format!("cannot bind {}", fresh.display()))?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot protect {}", fresh.display()))?;
-    std::fs::rename(&fresh, socket).with_context(|| format!("cannot put {} in place", socket.display()))?;
+    std::fs::rename(&fresh, socket)
+        .with_context(|| format!("cannot put {} in place", socket.display()))?;
     Ok(listener)
 }
 
 #[tonic::async_trait]
 impl Inspect for Inspector {
-    async fn status(&self, _request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+    async fn status(
+        &self,
+        _request: Request<wire::StatusRequest>,
+    ) -> Result<Response<wire::StatusReply>, Status> {
         let now = crate::clock::now();
         let picture = self.world.picture(LIMIT / 2).await;
         let mut problems = Vec::new();
@@ -87,7 +112,10 @@ impl Inspect for Inspector {
         let picture = picture.unwrap_or_default();
         problems.extend(picture.problems);
         if !picture.unsynced.is_empty() {
-            problems.push(format!("waiting for the first list of {}", picture.unsynced.join(", ")));
+            problems.push(format!(
+                "waiting for the first list of {}",
+                picture.unsynced.join(", ")
+            ));
         }
         let checks = self.health.checks();
         Ok(Response::new(wire::StatusReply {
@@ -117,18 +145,31 @@ impl Inspect for Inspector {
         }))
     }
 
-    async fn peers(&self, _request: Request<wire::PeersRequest>) -> Result<Response<wire::PeersReply>, Status> {
+    async fn peers(
+        &self,
+        _request: Request<wire::PeersRequest>,
+    ) -> Result<Response<wire::PeersReply>, Status> {
         let speaker = self.bgp.borrow().clone();
         let Some(speaker) = speaker else {
             return Ok(Response::new(wire::PeersReply::default()));
         };
         let now = crate::clock::now();
         let table = Arc::clone(&speaker.peers().borrow());
-        let peers = table.peers.iter().map(|(key, status)| peer(key.to_string(), status, now)).collect();
-        Ok(Response::new(wire::PeersReply { running: true, peers }))
+        let peers = table
+            .peers
+            .iter()
+            .map(|(key, status)| peer(key.to_string(), status, now))
+            .collect();
+        Ok(Response::new(wire::PeersReply {
+            running: true,
+            peers,
+        }))
     }
 
-    async fn routes(&self, request: Request<wire::RoutesRequest>) -> Result<Response<wire::RoutesReply>, Status> {
+    async fn routes(
+        &self,
+        request: Request<wire::RoutesRequest>,
+    ) -> Result<Response<wire::RoutesReply>, Status> {
         let within = match request.into_inner().within.as_str() {
             "" => None,
             text => Some(parse(text)?),
@@ -139,30 +180,41 @@ impl Inspect for Inspector {
             limit: ROWS,
             ..RouteQuery::default()
         };
-        let rows = self.speaker()?.routes(query).await.map_err(|gone| Status::unavailable(gone.to_string()))?;
+        let rows = self
+            .speaker()?
+            .routes(query)
+            .await
+            .map_err(|gone| Status::unavailable(gone.to_string()))?;
         let routes = rows.iter().map(route).collect();
         Ok(Response::new(wire::RoutesReply { routes }))
     }
 
-    async fn explain(&self, request: Request<wire::ExplainRequest>) -> Result<Response<wire::ExplainReply>, Status> {
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainReply>, Status> {
         let prefix = parse(&request.into_inner().prefix)?;
-        let explained = self.speaker()?.explain(prefix).await.map_err(|gone| Status::unavailable(gone.to_string()))?;
+        let explained = self
+            .speaker()?
+            .explain(prefix)
+            .await
+            .map_err(|gone| Status::unavailable(gone.to_string()))?;
         let text = explained.to_string();
         Ok(Response::new(wire::ExplainReply { text }))
     }
 }
 
 impl Inspector {
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     fn speaker(&self) -> Result<bgp::io::Handle, Status> {
         let speaker = self.bgp.borrow().clone();
         speaker.ok_or_else(|| Status::failed_precondition("BGP does not run on this node: there is no BGPPeer and no BGPConfiguration, and --bgp is not set"))
     }
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn parse(text: &str) -> Result<ipnet::IpNet, Status> {
-    text.parse().map_err(|_not_a_prefix| Status::invalid_argument(format!("{text:?} is not a prefix, such as 10.244.7.0/26")))
+    text.parse().map_err(|_not_a_prefix| {
+        Status::invalid_argument(format!("{text:?} is not a prefix, such as 10.244.7.0/26"))
+    })
 }
 
 fn peer(name: String, status: &PeerStatus, now: Instant) -> wire::Peer {
@@ -172,7 +224,10 @@ fn peer(name: String, status: &PeerStatus, now: Instant) -> wire::Peer {
     });
     let why = match &status.last_down {
         Some((reason, at)) if status.state != bgp::session::State::Established => {
-            format!("{reason}, {} s ago", now.saturating_duration_since(*at).as_secs())
+            format!(
+                "{reason}, {} s ago",
+                now.saturating_duration_since(*at).as_secs()
+            )
         }
         Some(_) | None => String::new(),
     };
@@ -209,7 +264,10 @@ fn route(row: &RouteRow) -> wire::Route {
     };
     wire::Route {
         prefix: row.prefix.to_string(),
-        via: row.next_hop.map(|address| address.to_string()).unwrap_or_default(),
+        via: row
+            .next_hop
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
         from,
         as_path: row.attributes.as_path.to_string(),
         best: row.best,

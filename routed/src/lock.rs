@@ -22,7 +22,8 @@ pub struct NodeLock {
 /// # Errors
 /// The operating system's, with the path.
 pub async fn acquire(directory: &Path) -> anyhow::Result<NodeLock> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
     let path = directory.join("routed.lock");
     let mut waiting = false;
     loop {
@@ -44,7 +45,9 @@ pub async fn acquire(directory: &Path) -> anyhow::Result<NodeLock> {
                 }
                 tokio::time::sleep(RETRY).await;
             }
-            Err((_, errno)) => return Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+            Err((_, errno)) => {
+                return Err(errno).with_context(|| format!("cannot lock {}", path.display()));
+            }
         }
     }
 }

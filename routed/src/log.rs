@@ -26,7 +26,10 @@ impl LogFilter {
             Some(LogSeverity::Info) | None => &self.base,
         };
         let wanted = EnvFilter::new(directive);
-        let same = self.handle.with_current(|now| now.to_string() == wanted.to_string()).unwrap_or(false);
+        let same = self
+            .handle
+            .with_current(|now| now.to_string() == wanted.to_string())
+            .unwrap_or(false);
         if same {
             return;
         }
@@ -41,10 +44,18 @@ pub fn init(args: &LogArgs) -> LogFilter {
     let (filter, handle) = reload::Layer::new(EnvFilter::new(&args.log));
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = match args.log_format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
-    let installed = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    let installed = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init();
     if installed.is_err() {
         // Only a test that already logs gets here, and it keeps its own logger.
         tracing::debug!("a logger was installed before");

@@ -8,7 +8,11 @@ const IMAGE_PLACEHOLDER: &str = "MARGAY_IMAGE";
 
 /// The whole manifest.
 pub fn manifest(image: &str) -> String {
-    format!("{}---\n{}", api::crds_yaml(), BASE.replace(IMAGE_PLACEHOLDER, image))
+    format!(
+        "{}---\n{}",
+        api::crds_yaml(),
+        BASE.replace(IMAGE_PLACEHOLDER, image)
+    )
 }
 
 #[cfg(test)]

@@ -57,7 +57,9 @@ pub struct Metrics {
 
 /// Bounds of apply times in seconds: from one element to a whole node.
 fn apply_buckets() -> Histogram {
-    Histogram::new([0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
+    Histogram::new([
+        0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0,
+    ])
 }
 
 impl Default for Metrics {
@@ -81,30 +83,72 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&self) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        registry.register("apply_seconds", "Time to make the kernel equal to the plan", self.apply_seconds.clone());
-        registry.register("apply_failures", "Applies the kernel refused", self.apply_failures.clone());
-        registry.register("apply_messages", "Messages sent to the kernel", self.apply_messages.clone());
-        registry.register("world_events", "Changes of the cluster taken in", self.world_events.clone());
-        registry.register("quarantined_objects", "Objects that could not be read", self.quarantined.clone());
-        registry.register("endpoints_local", "Interfaces of sandboxes on this node", self.endpoints_local.clone());
-        registry.register("cluster", "Objects this node knows of", self.cluster.clone());
-        registry.register("repairs", "Rounds after a change of the kernel that was not ours", self.repairs.clone());
+        registry.register(
+            "apply_seconds",
+            "Time to make the kernel equal to the plan",
+            self.apply_seconds.clone(),
+        );
+        registry.register(
+            "apply_failures",
+            "Applies the kernel refused",
+            self.apply_failures.clone(),
+        );
+        registry.register(
+            "apply_messages",
+            "Messages sent to the kernel",
+            self.apply_messages.clone(),
+        );
+        registry.register(
+            "world_events",
+            "Changes of the cluster taken in",
+            self.world_events.clone(),
+        );
+        registry.register(
+            "quarantined_objects",
+            "Objects that could not be read",
+            self.quarantined.clone(),
+        );
+        registry.register(
+            "endpoints_local",
+            "Interfaces of sandboxes on this node",
+            self.endpoints_local.clone(),
+        );
+        registry.register(
+            "cluster",
+            "Objects this node knows of",
+            self.cluster.clone(),
+        );
+        registry.register(
+            "repairs",
+            "Rounds after a change of the kernel that was not ours",
+            self.repairs.clone(),
+        );
     }
 
     /// Adds numbers that live elsewhere and are read at scrape time.
     pub fn collect(&self, collector: Box<dyn Collector>) {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
+        self.registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .register_collector(collector);
     }
 
     fn render(&self) -> Result<String, std::fmt::Error> {
         let mut body = String::new();
-        text::encode(&mut body, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        text::encode(
+            &mut body,
+            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
+        )?;
         Ok(body)
     }
 }
 
 /// Serves metrics where the configuration says, and moves when it says otherwise. The new listener stands before the old one closes.
-pub async fn serve(metrics: Metrics, mut wanted: watch::Receiver<Option<SocketAddr>>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(
+    metrics: Metrics,
+    mut wanted: watch::Receiver<Option<SocketAddr>>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut serving = tokio::task::JoinSet::new();
     loop {
         let address = *wanted.borrow_and_update();
@@ -112,7 +156,9 @@ pub async fn serve(metrics: Metrics, mut wanted: watch::Receiver<Option<SocketAd
         if let Some(address) = address {
             match tokio::net::TcpListener::bind(address).await {
                 Ok(listener) => {
-                    let router = Router::new().route("/metrics", get(scrape)).with_state(metrics.clone());
+                    let router = Router::new()
+                        .route("/metrics", get(scrape))
+                        .with_state(metrics.clone());
                     next.spawn(async move { axum::serve(listener, router).await });
                     tracing::info!(%address, "metrics served");
                 }
@@ -131,8 +177,19 @@ pub async fn serve(metrics: Metrics, mut wanted: watch::Receiver<Option<SocketAd
 
 async fn scrape(State(metrics): State<Metrics>) -> Response {
     match metrics.render() {
-        Ok(body) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], body).into_response(),
-        Err(error) => (axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Ok(body) => (
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            body,
+        )
+            .into_response(),
+        Err(error) => (
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            error.to_string(),
+        )
+            .into_response(),
     }
 }
 
@@ -143,10 +200,22 @@ mod tests {
     #[test]
     fn metrics_render_with_our_prefix() {
         let metrics = Metrics::default();
-        metrics.apply_seconds.get_or_create(&DomainLabel { domain: "policy" }).observe(0.002);
-        metrics.world_events.get_or_create(&KindLabel { kind: "Pod" }).inc();
+        metrics
+            .apply_seconds
+            .get_or_create(&DomainLabel { domain: "policy" })
+            .observe(0.002);
+        metrics
+            .world_events
+            .get_or_create(&KindLabel { kind: "Pod" })
+            .inc();
         let body = metrics.render().unwrap();
-        assert!(body.contains("margay_apply_seconds_bucket{le=\"0.003\",domain=\"policy\"} 1"), "{body}");
-        assert!(body.contains("margay_world_events_total{kind=\"Pod\"} 1"), "{body}");
+        assert!(
+            body.contains("margay_apply_seconds_bucket{le=\"0.003\",domain=\"policy\"} 1"),
+            "{body}"
+        );
+        assert!(
+            body.contains("margay_world_events_total{kind=\"Pod\"} 1"),
+            "{body}"
+        );
     }
 }

@@ -33,7 +33,7 @@ const BULK: usize = 512;
 /// Least time between two rounds nobody waits for: a burst of events becomes one plan.
 const QUIET: Duration = Duration::from_millis(20);
 /// Everything is listed and compared this often, in case the kernel's word got lost.
-const AUDIT: Duration = Duration::from_secs(60);
+const AUDIT: Duration = Duration::from_mins(1);
 /// First and longest wait after a refused round.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -64,13 +64,21 @@ pub struct Reconciler {
 
 impl std::fmt::Debug for Reconciler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reconciler").field("dirty", &self.dirty).finish_non_exhaustive()
+        f.debug_struct("Reconciler")
+            .field("dirty", &self.dirty)
+            .finish_non_exhaustive()
     }
 }
 
 impl Reconciler {
     /// A task around an empty World.
-    pub fn new(world: World, kernel: Kernel, outlook: Outlook, health: Arc<Health>, metrics: Metrics) -> Self {
+    pub fn new(
+        world: World,
+        kernel: Kernel,
+        outlook: Outlook,
+        health: Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
         let now = crate::clock::now();
         Self {
             world,
@@ -87,7 +95,11 @@ impl Reconciler {
     }
 
     /// Runs until told to stop or until nobody can ask any more. What is in the kernel stays there.
-    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut taken = Vec::with_capacity(BULK);
         loop {
             let wake = self.wake();
@@ -118,7 +130,10 @@ impl Reconciler {
         let quiet = self.last_round.map(|last| last + QUIET);
         let pending = if self.dirty.is_none() { None } else { quiet };
         let retry = self.retry.map(|(at, _)| at);
-        [pending, retry].into_iter().flatten().fold(self.next_audit, Instant::min)
+        [pending, retry]
+            .into_iter()
+            .flatten()
+            .fold(self.next_audit, Instant::min)
     }
 
     fn due(&self, now: Instant) -> bool {
@@ -141,7 +156,10 @@ impl Reconciler {
             Request::Withdraw(id, done) => {
                 self.event(Event::Delete(Key::Endpoint(id)));
                 if self.world.all_synced() {
-                    self.waiters.push(Waiter { interface: None, answer: done });
+                    self.waiters.push(Waiter {
+                        interface: None,
+                        answer: done,
+                    });
                 } else {
                     // Nothing is planned yet; the link's deletion takes what a former daemon made.
                     answer(done, Ok(()));
@@ -163,7 +181,10 @@ impl Reconciler {
             }
             Request::KernelChanged(changed) => {
                 self.kernel.changed(&changed);
-                self.metrics.repairs.get_or_create(&crate::metrics::DomainLabel { domain: "routes" }).inc();
+                self.metrics
+                    .repairs
+                    .get_or_create(&crate::metrics::DomainLabel { domain: "routes" })
+                    .inc();
                 self.dirty |= Dirty::ROUTES;
                 if changed.host {
                     // Own addresses and on-link peers are read from the host.
@@ -191,7 +212,12 @@ impl Reconciler {
             Event::Delete(key) => key.kind(),
             Event::Synced(kind) => *kind,
         };
-        self.metrics.world_events.get_or_create(&KindLabel { kind: kind.as_str() }).inc();
+        self.metrics
+            .world_events
+            .get_or_create(&KindLabel {
+                kind: kind.as_str(),
+            })
+            .inc();
         self.dirty |= self.world.apply(event);
     }
 
@@ -203,7 +229,10 @@ impl Reconciler {
         }
         let interface = Some(endpoint.id.clone());
         self.event(Event::upsert(endpoint));
-        self.waiters.push(Waiter { interface, answer: done });
+        self.waiters.push(Waiter {
+            interface,
+            answer: done,
+        });
     }
 
     /// Plans and applies what is dirty; answers whoever waited.
@@ -212,24 +241,32 @@ impl Reconciler {
         if !self.world.all_synced() {
             self.dirty = Dirty::NONE;
             let missing: Vec<&str> = self.world.unsynced().map(Kind::as_str).collect();
-            self.sync(now, false, format!("waiting for the first list of {}", missing.join(", ")));
+            self.sync(
+                now,
+                false,
+                &format!("waiting for the first list of {}", missing.join(", ")),
+            );
             return;
         }
         let dirty = std::mem::replace(&mut self.dirty, Dirty::NONE) | self.kernel.owed();
         self.outlook.read(&self.world, &mut self.kernel, dirty);
         // The drivers wait for the kernel, which is this task's whole purpose; other tasks keep running.
-        let outcome = tokio::task::block_in_place(|| self.kernel.apply(&mut self.world, dirty, &self.metrics));
+        let outcome = tokio::task::block_in_place(|| {
+            self.kernel.apply(&mut self.world, dirty, &self.metrics)
+        });
         self.reply(&outcome);
         match outcome {
             Ok(()) => {
                 self.retry = None;
-                self.sync(now, true, String::new());
+                self.sync(now, true, "");
             }
             Err(refused) => {
-                let wait = self.retry.map_or(RETRY.0, |(_, wait)| (wait * 2).min(RETRY.1));
+                let wait = self
+                    .retry
+                    .map_or(RETRY.0, |(_, wait)| (wait * 2).min(RETRY.1));
                 self.retry = Some((crate::clock::now() + wait, wait));
                 tracing::error!(error = %refused, retry_ms = wait.as_millis(), "the kernel is not as planned");
-                self.sync(now, false, refused.to_string());
+                self.sync(now, false, &refused.to_string());
             }
         }
         self.outlook.tell(&self.world, &self.kernel, dirty);
@@ -238,27 +275,36 @@ impl Reconciler {
     /// Answers whoever waited. An interface that stands is in force even if something else was refused in the same round.
     fn reply(&mut self, outcome: &Result<(), Unprogrammed>) {
         for waiter in std::mem::take(&mut self.waiters) {
-            let stands = waiter.interface.as_ref().map(|id| self.kernel.stands(&self.world, id));
+            let stands = waiter
+                .interface
+                .as_ref()
+                .map(|id| self.kernel.stands(&self.world, id));
             let reply = match (outcome, stands) {
                 (Ok(()), Some(false)) => Err(Unprogrammed::Refused {
                     domain: "routes",
                     reason: Arc::from(self.kernel.problems().join("; ")),
                 }),
-                (Ok(()), None | Some(true)) | (Err(Unprogrammed::Refused { domain: "routes", .. }), Some(true)) => Ok(()),
+                (Ok(()), None | Some(true))
+                | (
+                    Err(Unprogrammed::Refused {
+                        domain: "routes", ..
+                    }),
+                    Some(true),
+                ) => Ok(()),
                 (Err(refused), _) => Err(refused.clone()),
             };
             answer(waiter.answer, reply);
         }
     }
 
-    fn sync(&mut self, now: Instant, ok: bool, reason: String) {
-        self.health.set("sync", ok, reason.clone(), now);
+    fn sync(&mut self, now: Instant, ok: bool, reason: &str) {
+        self.health.set("sync", ok, reason, now);
         self.outlook.sync(|state: &mut SyncState| {
             let first = ok && !state.in_sync;
             // Once in sync, a refused round does not undo it: it is told by `kernel_ok`.
             state.in_sync |= ok;
             state.kernel_ok = ok;
-            state.reason.clone_from(&reason);
+            reason.clone_into(&mut state.reason);
             first
         });
     }

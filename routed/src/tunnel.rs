@@ -53,8 +53,18 @@ pub async fn keep(
 }
 
 /// Brings one family to the wanted state; false = try again.
-async fn settle(node: &str, ipam: &IpamHandle, facts: &watch::Sender<NodeFacts>, v6: bool, wanted: bool) -> bool {
-    let key = if v6 { annotation::IPV6_VXLAN_TUNNEL } else { annotation::IPV4_VXLAN_TUNNEL };
+async fn settle(
+    node: &str,
+    ipam: &IpamHandle,
+    facts: &watch::Sender<NodeFacts>,
+    v6: bool,
+    wanted: bool,
+) -> bool {
+    let key = if v6 {
+        annotation::IPV6_VXLAN_TUNNEL
+    } else {
+        annotation::IPV4_VXLAN_TUNNEL
+    };
     if wanted {
         match ipam.vxlan_address(node, v6).await {
             Ok(address) => {

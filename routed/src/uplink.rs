@@ -17,7 +17,10 @@ pub struct Uplink {
 
 /// Chooses by the kubelet's InternalIP: what the cluster uses to reach the node. A device that carries it must exist here.
 pub fn choose(node: &Node, host: &Host, v6: bool) -> Option<Uplink> {
-    let internal = node.internal_ips.iter().filter(|address| address.is_ipv6() == v6);
+    let internal = node
+        .internal_ips
+        .iter()
+        .filter(|address| address.is_ipv6() == v6);
     internal.copied().find_map(|address| carrier(host, address))
 }
 
@@ -34,10 +37,17 @@ fn carrier(host: &Host, address: IpAddr) -> Option<Uplink> {
 pub fn missing(node: Option<&Node>) -> String {
     match node {
         None => "the API server has not told of this Node yet; is --node its name?".to_owned(),
-        Some(node) if node.internal_ips.is_empty() => format!("Node {} has no InternalIP in its status", node.name),
+        Some(node) if node.internal_ips.is_empty() => {
+            format!("Node {} has no InternalIP in its status", node.name)
+        }
         Some(node) => {
-            let addresses: Vec<String> = node.internal_ips.iter().map(ToString::to_string).collect();
-            format!("no device of this host carries {}, the InternalIP of Node {}", addresses.join(" or "), node.name)
+            let addresses: Vec<String> =
+                node.internal_ips.iter().map(ToString::to_string).collect();
+            format!(
+                "no device of this host carries {}, the InternalIP of Node {}",
+                addresses.join(" or "),
+                node.name
+            )
         }
     }
 }
@@ -70,7 +80,14 @@ mod tests {
             ]),
         };
         let uplink = choose(&node, &host, false).unwrap();
-        assert_eq!((uplink.device.as_str(), uplink.address.to_string().as_str()), ("eth0", "10.1.0.11/24"));
-        assert_eq!(choose(&node, &host, true), None, "no device carries the IPv6 address");
+        assert_eq!(
+            (uplink.device.as_str(), uplink.address.to_string().as_str()),
+            ("eth0", "10.1.0.11/24")
+        );
+        assert_eq!(
+            choose(&node, &host, true),
+            None,
+            "no device carries the IPv6 address"
+        );
     }
 }

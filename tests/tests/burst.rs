@@ -1,4 +1,10 @@
 //! 110 pods at once on one node and gone again: every address, link, route, set element, shim and mount is given back.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a scenario prints what it measured, and a failure ends it"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -103,7 +109,6 @@ fn failed_sandboxes(lab: &Lab) -> Vec<String> {
     events.lines().map(str::to_owned).collect()
 }
 
-#[expect(clippy::disallowed_methods, reason = "a scenario measures time")]
 fn now() -> Instant {
     Instant::now()
 }

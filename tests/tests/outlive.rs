@@ -1,4 +1,10 @@
 //! The data path outlives the control path: the daemon killed and rolled, the API server gone, under a thousand messages a second.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a scenario prints what it measured, and a failure ends it"
+)]
 
 use std::time::Duration;
 
@@ -8,7 +14,7 @@ use lab::machine::Service;
 use lab::margay::{Encapsulation, NAMESPACE};
 use lab::{Lab, requires};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 fn skipped() -> bool {
     let missing = requires::missing();
@@ -94,10 +100,6 @@ impl Watchers {
     }
 
     /// Changes of routes to pods or blocks, and of our tables.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a scenario reads what was monitored"
-    )]
     fn finish(mut self) -> Vec<String> {
         self.routes.stop();
         self.rules.stop();
@@ -124,7 +126,10 @@ fn a_killed_daemon_and_a_rollout_lose_nothing_and_change_nothing() {
     let running = flows(&lab, &pods, 25);
     let watchers = Watchers::start(&lab, "a1");
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(lab.node("a1").kill_routed(), 1, "one daemon on the node");
+    assert!(
+        lab.node("a1").kill_routed() >= 1,
+        "the daemon, and a controller where one runs here"
+    );
     lab.wait_for("the kubelet to start the daemon again", MINUTE, || {
         Ok(!lab.node("a1").processes("routed").is_empty())
     })
@@ -168,14 +173,14 @@ fn a_minute_without_the_api_server_changes_nothing_for_pods() {
     let (lab, pods) = start(Encapsulation::VxlanCrossSubnet);
     let running = flows(&lab, &pods, 75);
     lab.stop_api();
-    let outage = Duration::from_secs(60);
+    let outage = Duration::from_mins(1);
     let node = lab.node("a1");
     // What the runtime would do now: ADD says try again, DEL succeeds.
     std::thread::sleep(Duration::from_secs(3));
     let conf = "{\"cniVersion\":\"1.0.0\",\"name\":\"k8s-pod-network\",\"type\":\"margay\"}";
     node.machine.shell("ip netns add late").unwrap();
     let add = format!(
-        "echo '{conf}' | CNI_COMMAND=ADD CNI_CONTAINERID=late CNI_NETNS=/run/netns/late CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin CNI_ARGS='IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=late' /opt/cni/bin/margay; true"
+        "echo '{conf}' | CNI_COMMAND=ADD CNI_CONTAINERID=late CNI_NETNS=/run/netns/late CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin CNI_ARGS='IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=late' /opt/cni/bin/margay || true"
     );
     let answer = node.machine.shell(&add).unwrap();
     let error: serde_json::Value =
@@ -187,7 +192,7 @@ fn a_minute_without_the_api_server_changes_nothing_for_pods() {
     );
     let del = add
         .replace("CNI_COMMAND=ADD", "CNI_COMMAND=DEL")
-        .replace("; true", "");
+        .replace(" || true", "");
     node.machine.shell(&del).unwrap();
     node.machine.shell("ip netns del late").unwrap();
     std::thread::sleep(outage);

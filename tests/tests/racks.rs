@@ -1,5 +1,11 @@
 //! The front door, whole: Margay installed by `kubectl apply` on four real nodes in two racks, BIRD in front of one and FRR in front of
 //! the other, pods through scheduler, kubelet and containerd, and a GlobalNetworkPolicy written for Calico.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a scenario prints what it measured, and a failure ends it"
+)]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,7 +17,7 @@ use lab::matrix::Matrix;
 use lab::node::ProxyMode;
 use lab::{Lab, requires};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const VXLAN: &str = "udp port 4789";
 
 fn skipped() -> bool {
@@ -329,7 +335,6 @@ fn dials(lab: &Lab, from: &Pod, to: &Pod, port: u16) -> bool {
 }
 
 /// Time until a condition holds, counted to the beginning of the attempt that saw it; a minute if it never does.
-#[expect(clippy::disallowed_methods, reason = "a scenario measures time")]
 fn until(mut condition: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     loop {

@@ -38,10 +38,21 @@ async fn attempt(client: &Client, pool: &str) -> Result<(), EnsureError> {
         let spec = json!({ "order": order, "defaultAction": action });
         create::<Tier>(client, "Tier", name, &spec).await?;
     }
-    create::<FelixConfiguration>(client, "FelixConfiguration", "default", &json!({ "defaultEndpointToHostAction": "Accept" })).await?;
+    create::<FelixConfiguration>(
+        client,
+        "FelixConfiguration",
+        "default",
+        &json!({ "defaultEndpointToHostAction": "Accept" }),
+    )
+    .await?;
     if !pool.is_empty() {
         let pools: Api<IPPool> = Api::all(client.clone());
-        if pools.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
+        if pools
+            .list_metadata(&ListParams::default().limit(1))
+            .await?
+            .items
+            .is_empty()
+        {
             let spec = json!({ "cidr": pool, "vxlanMode": "CrossSubnet", "natOutgoing": true });
             create::<IPPool>(client, "IPPool", "default-ipv4-ippool", &spec).await?;
         }
@@ -49,7 +60,12 @@ async fn attempt(client: &Client, pool: &str) -> Result<(), EnsureError> {
     Ok(())
 }
 
-async fn create<K>(client: &Client, kind: &str, name: &str, spec: &serde_json::Value) -> Result<(), EnsureError>
+async fn create<K>(
+    client: &Client,
+    kind: &str,
+    name: &str,
+    spec: &serde_json::Value,
+) -> Result<(), EnsureError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {

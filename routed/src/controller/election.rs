@@ -53,14 +53,20 @@ impl Election {
         }
     }
 
-    async fn attempt(&self, seen: &mut Option<(Option<String>, Instant)>) -> Result<bool, ElectionError> {
+    async fn attempt(
+        &self,
+        seen: &mut Option<(Option<String>, Instant)>,
+    ) -> Result<bool, ElectionError> {
         let now = crate::clock::now();
         let Some(lease) = tokio::time::timeout(LIMIT, self.leases.get_opt(NAME)).await?? else {
             let lease = self.record(None);
             let params = PostParams::default();
             return won(tokio::time::timeout(LIMIT, self.leases.create(&params, &lease)).await?);
         };
-        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.clone());
         let version = lease.metadata.resource_version.clone();
         let unchanged_since = match seen {
             Some((known, since)) if *known == version => *since,

@@ -3,8 +3,8 @@
 //! Every object is judged by the rules of [`api::validate`] alone, so the verdict is the same here, in a node daemon and in
 //! `routed validate`. Written by server-side apply under the field manager `margay-status`, only where something changed.
 
-use std::time::Duration;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Finding, Severity, conditions};
 use futures::StreamExt;
@@ -90,7 +90,9 @@ fn verdict(
 
 /// Follows every kind and keeps the conditions of its objects true.
 pub(super) async fn write_conditions(client: Arc<Client>) {
-    let follow = KINDS.iter().map(|(kind, plural)| follow(&client, kind, plural));
+    let follow = KINDS
+        .iter()
+        .map(|(kind, plural)| follow(&client, kind, plural));
     futures::future::join_all(follow).await;
 }
 
@@ -130,11 +132,18 @@ enum UpdateError {
     Json(#[from] serde_json::Error),
 }
 
-async fn update(client: &Client, resource: &ApiResource, object: &DynamicObject) -> Result<(), UpdateError> {
+async fn update(
+    client: &Client,
+    resource: &ApiResource,
+    object: &DynamicObject,
+) -> Result<(), UpdateError> {
     let value = serde_json::to_value(object)?;
     let verdicts = judge(&resource.kind, &value);
     let old = present(&value);
-    if verdicts.iter().all(|verdict| stands(&old, verdict, object.metadata.generation)) {
+    if verdicts
+        .iter()
+        .all(|verdict| stands(&old, verdict, object.metadata.generation))
+    {
         return Ok(());
     }
     let now = Timestamp::from_second(crate::clock::unix_seconds()).unwrap_or_default();
@@ -180,7 +189,12 @@ fn status(verdict: &Verdict) -> &'static str {
 }
 
 /// A condition keeps its transition time while its status stays.
-fn condition(old: &[Condition], verdict: &Verdict, generation: Option<i64>, now: Timestamp) -> Value {
+fn condition(
+    old: &[Condition],
+    verdict: &Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Value {
     let since = old
         .iter()
         .find(|condition| condition.type_ == verdict.type_ && condition.status == status(verdict))
@@ -211,10 +225,17 @@ mod tests {
     #[test]
     fn a_selector_that_cannot_be_parsed_is_named_on_the_object() {
         let verdicts = judge("GlobalNetworkPolicy", &policy("app == backend"));
-        let accepted = verdicts.iter().find(|verdict| verdict.type_ == "Accepted").unwrap();
+        let accepted = verdicts
+            .iter()
+            .find(|verdict| verdict.type_ == "Accepted")
+            .unwrap();
         assert!(!accepted.good);
         assert_eq!(accepted.reason, "Invalid");
-        assert!(accepted.message.starts_with("spec.selector: "), "{}", accepted.message);
+        assert!(
+            accepted.message.starts_with("spec.selector: "),
+            "{}",
+            accepted.message
+        );
     }
 
     #[test]
@@ -225,7 +246,12 @@ mod tests {
         let written = condition(&[], &verdicts[0], Some(1), first);
         let old: Vec<Condition> = vec![serde_json::from_value(written).unwrap()];
         assert!(stands(&old, &verdicts[0], Some(1)));
-        let again = condition(&old, &verdicts[0], Some(2), Timestamp::from_second(2_000).unwrap());
+        let again = condition(
+            &old,
+            &verdicts[0],
+            Some(2),
+            Timestamp::from_second(2_000).unwrap(),
+        );
         assert_eq!(again["lastTransitionTime"], "1970-01-01T00:16:40Z");
     }
 }

@@ -16,7 +16,12 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// Renews `namespace/node` until told to stop. A failure is logged and tried again at the next turn: the Lease is a sign of life,
 /// nothing waits for it.
-pub async fn renew(client: Client, namespace: String, node: String, mut stop: watch::Receiver<bool>) {
+pub async fn renew(
+    client: Client,
+    namespace: String,
+    node: String,
+    mut stop: watch::Receiver<bool>,
+) {
     let leases: Api<Lease> = Api::namespaced(client, &namespace);
     let mut timer = tokio::time::interval(RENEW);
     let mut failing = false;
@@ -52,7 +57,10 @@ async fn once(leases: &Api<Lease>, node: &str) -> Result<(), kube::Error> {
         },
     });
     let params = PatchParams::apply("margay").force();
-    leases.patch(node, &params, &Patch::Apply(lease)).await.map(drop)
+    leases
+        .patch(node, &params, &Patch::Apply(lease))
+        .await
+        .map(drop)
 }
 
 /// Now, in the form of a Kubernetes `MicroTime`.

@@ -76,10 +76,16 @@ enum PublishError {
     Silent(#[from] tokio::time::error::Elapsed),
 }
 
-async fn write(nodes: &Api<Node>, node: &str, wanted: &NodeFacts, published: &NodeFacts) -> Result<(), PublishError> {
+async fn write(
+    nodes: &Api<Node>,
+    node: &str,
+    wanted: &NodeFacts,
+    published: &NodeFacts,
+) -> Result<(), PublishError> {
     let params = PatchParams::default();
     if wanted.annotations != published.annotations {
-        let patch = Patch::Merge(serde_json::json!({ "metadata": { "annotations": wanted.annotations } }));
+        let patch =
+            Patch::Merge(serde_json::json!({ "metadata": { "annotations": wanted.annotations } }));
         tokio::time::timeout(LIMIT, nodes.patch_metadata(node, &params, &patch)).await??;
     }
     if wanted.network_up && !published.network_up {

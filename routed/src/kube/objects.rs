@@ -128,13 +128,24 @@ pub struct ServiceAccountObject {
 }
 
 /// Annotations the network reads on pods and namespaces.
-const ANNOTATIONS: [&str; 3] = ["cni.projectcalico.org/", "qos.projectcalico.org/", "kubernetes.io/"];
+const ANNOTATIONS: [&str; 3] = [
+    "cni.projectcalico.org/",
+    "qos.projectcalico.org/",
+    "kubernetes.io/",
+];
 
 impl PodObject {
     /// The pod as the World takes it.
     pub fn into_model(self) -> model::Pod {
-        let containers = self.spec.init_containers.iter().chain(&self.spec.containers);
-        let ports = containers.flat_map(|container| &container.ports).filter_map(named_port).collect();
+        let containers = self
+            .spec
+            .init_containers
+            .iter()
+            .chain(&self.spec.containers);
+        let ports = containers
+            .flat_map(|container| &container.ports)
+            .filter_map(named_port)
+            .collect();
         model::Pod {
             id: PodRef::new(
                 self.metadata.namespace.unwrap_or_default(),
@@ -145,7 +156,12 @@ impl PodObject {
             labels: self.metadata.labels.unwrap_or_default(),
             annotations: kept(self.metadata.annotations),
             service_account: self.spec.service_account_name.map(Into::into),
-            ips: self.status.pod_ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect(),
+            ips: self
+                .status
+                .pod_ips
+                .iter()
+                .filter_map(|ip| ip.ip.parse().ok())
+                .collect(),
             finished: matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: self.metadata.deletion_timestamp.is_some(),
             host_network: self.spec.host_network,
@@ -237,8 +253,15 @@ mod tests {
         let pod = object.into_model();
         assert_eq!(pod.ips.len(), 2);
         assert_eq!(pod.annotations.len(), 1);
-        let ports: Vec<_> = pod.ports.iter().map(|port| (&*port.name, port.protocol, port.port)).collect();
-        assert_eq!(ports, [("probe", Transport::Tcp, 1), ("dns", Transport::Udp, 53)]);
+        let ports: Vec<_> = pod
+            .ports
+            .iter()
+            .map(|port| (&*port.name, port.protocol, port.port))
+            .collect();
+        assert_eq!(
+            ports,
+            [("probe", Transport::Tcp, 1), ("dns", Transport::Udp, 53)]
+        );
         assert!(!pod.finished);
     }
 }

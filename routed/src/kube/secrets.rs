@@ -102,6 +102,9 @@ async fn read(secrets: &Api<Secret>, key: &SecretKey) -> Result<Option<Password>
     let Some(bytes) = secret.and_then(|secret| secret.data?.remove(&key.key)) else {
         return Ok(None);
     };
-    let text = String::from_utf8(bytes.0).map_err(|_not_utf8| ReadError::NotText(key.key.clone()))?;
-    Ok(Some(Password::new(text.trim_end_matches(['\r', '\n']).to_owned())))
+    let text =
+        String::from_utf8(bytes.0).map_err(|_not_utf8| ReadError::NotText(key.key.clone()))?;
+    Ok(Some(Password::new(
+        text.trim_end_matches(['\r', '\n']).to_owned(),
+    )))
 }

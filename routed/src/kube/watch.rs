@@ -51,7 +51,10 @@ pub struct Freshness {
 
 impl Freshness {
     fn slot(kind: Kind) -> usize {
-        Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0)
+        Kind::ALL
+            .iter()
+            .position(|other| *other == kind)
+            .unwrap_or(0)
     }
 
     fn mark(&self, kind: Kind, broken: bool, now: i64) {
@@ -102,7 +105,11 @@ const WATCHED: [Kind; 15] = [
 ];
 
 /// Starts a watch for every kind a node reads. The tasks end when the receiver of `heard` is dropped or the set is.
-pub fn spawn(client: &Client, heard: &mpsc::Sender<Heard>, freshness: &Arc<Freshness>) -> JoinSet<()> {
+pub fn spawn(
+    client: &Client,
+    heard: &mpsc::Sender<Heard>,
+    freshness: &Arc<Freshness>,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let mut watches = Watches {
         client,
@@ -110,39 +117,75 @@ pub fn spawn(client: &Client, heard: &mpsc::Sender<Heard>, freshness: &Arc<Fresh
         freshness,
         tasks: &mut tasks,
     };
-    watches.add::<NodeObject>(Kind::Node, |_namespace, name| Key::Node(name.into()), |node| {
-        let (node, errors) = node.into_model();
-        for error in errors {
-            tracing::warn!(%error, "annotation ignored");
-        }
-        Event::upsert(node)
-    });
+    watches.add::<NodeObject>(
+        Kind::Node,
+        |_namespace, name| Key::Node(name.into()),
+        |node| {
+            let (node, errors) = node.into_model();
+            for error in errors {
+                tracing::warn!(%error, "annotation ignored");
+            }
+            Event::upsert(node)
+        },
+    );
     watches.add::<NamespaceObject>(Kind::Namespace, cluster_key(Key::Namespace), |namespace| {
         Event::upsert(namespace.into_model())
     });
-    watches.add::<ServiceAccountObject>(Kind::ServiceAccount, namespaced_key(Key::ServiceAccount), |account| {
-        Event::upsert(account.into_model())
+    watches.add::<ServiceAccountObject>(
+        Kind::ServiceAccount,
+        namespaced_key(Key::ServiceAccount),
+        |account| Event::upsert(account.into_model()),
+    );
+    watches.add::<PodObject>(Kind::Pod, namespaced_key(Key::Pod), |pod| {
+        Event::upsert(pod.into_model())
     });
-    watches.add::<PodObject>(Kind::Pod, namespaced_key(Key::Pod), |pod| Event::upsert(pod.into_model()));
-    watches.add::<KubePolicy>(Kind::KubeNetworkPolicy, namespaced_key(Key::KubeNetworkPolicy), Event::upsert);
+    watches.add::<KubePolicy>(
+        Kind::KubeNetworkPolicy,
+        namespaced_key(Key::KubeNetworkPolicy),
+        Event::upsert,
+    );
     watches.add::<api::IPPool>(Kind::IpPool, cluster_key(Key::IpPool), Event::upsert);
     watches.add::<api::IPAMBlock>(Kind::Block, cluster_key(Key::Block), Event::upsert);
     watches.add::<api::BlockAffinity>(Kind::Affinity, cluster_key(Key::Affinity), Event::upsert);
-    watches.add::<api::IPAMConfiguration>(Kind::IpamConfiguration, cluster_key(Key::IpamConfiguration), Event::upsert);
-    watches.add::<api::BGPConfiguration>(Kind::BgpConfiguration, cluster_key(Key::BgpConfiguration), Event::upsert);
+    watches.add::<api::IPAMConfiguration>(
+        Kind::IpamConfiguration,
+        cluster_key(Key::IpamConfiguration),
+        Event::upsert,
+    );
+    watches.add::<api::BGPConfiguration>(
+        Kind::BgpConfiguration,
+        cluster_key(Key::BgpConfiguration),
+        Event::upsert,
+    );
     watches.add::<api::BGPPeer>(Kind::BgpPeer, cluster_key(Key::BgpPeer), Event::upsert);
-    watches.add::<api::FelixConfiguration>(Kind::FelixConfiguration, cluster_key(Key::FelixConfiguration), Event::upsert);
+    watches.add::<api::FelixConfiguration>(
+        Kind::FelixConfiguration,
+        cluster_key(Key::FelixConfiguration),
+        Event::upsert,
+    );
     watches.add::<api::Tier>(Kind::Tier, cluster_key(Key::Tier), Event::upsert);
-    watches.add::<api::NetworkPolicy>(Kind::NetworkPolicy, namespaced_key(Key::NetworkPolicy), Event::upsert);
-    watches.add::<api::GlobalNetworkPolicy>(Kind::GlobalNetworkPolicy, cluster_key(Key::GlobalNetworkPolicy), Event::upsert);
+    watches.add::<api::NetworkPolicy>(
+        Kind::NetworkPolicy,
+        namespaced_key(Key::NetworkPolicy),
+        Event::upsert,
+    );
+    watches.add::<api::GlobalNetworkPolicy>(
+        Kind::GlobalNetworkPolicy,
+        cluster_key(Key::GlobalNetworkPolicy),
+        Event::upsert,
+    );
     tasks
 }
 
-fn cluster_key(make: fn(ObjectName) -> Key) -> impl Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static {
+fn cluster_key(
+    make: fn(ObjectName) -> Key,
+) -> impl Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static {
     move |_namespace, name| make(ObjectName::from(name))
 }
 
-fn namespaced_key(make: fn(NamespacedName) -> Key) -> impl Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static {
+fn namespaced_key(
+    make: fn(NamespacedName) -> Key,
+) -> impl Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static {
     move |namespace, name| make(NamespacedName::new(namespace.unwrap_or_default(), name))
 }
 
@@ -199,8 +242,10 @@ impl<KeyFn, Convert> Follower<KeyFn, Convert>
 where
     KeyFn: Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static,
 {
-    async fn run<K>(mut self, stream: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send)
-    where
+    async fn run<K>(
+        mut self,
+        stream: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send,
+    ) where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
         Convert: Fn(K) -> Event + Copy + Send + Sync + 'static,
     {
@@ -208,7 +253,8 @@ where
         while let Some(item) = stream.next().await {
             let told = match item {
                 Ok(event) => {
-                    self.freshness.mark(self.kind, false, crate::clock::unix_seconds());
+                    self.freshness
+                        .mark(self.kind, false, crate::clock::unix_seconds());
                     self.take(event).await
                 }
                 Err(error) => {
@@ -252,12 +298,21 @@ where
     /// A list is complete: whatever was known and is not in it is gone.
     async fn listed(&mut self) -> Result<(), Stopped> {
         let listed = std::mem::take(&mut self.listed);
-        let vanished: BTreeSet<Key> = self.known.union(&self.rejected).filter(|key| !listed.contains(key)).cloned().collect();
+        let vanished: BTreeSet<Key> = self
+            .known
+            .union(&self.rejected)
+            .filter(|key| !listed.contains(key))
+            .cloned()
+            .collect();
         for key in vanished {
             self.absolve(&key).await?;
             self.forget(key).await?;
         }
-        tracing::debug!(kind = self.kind.as_str(), objects = self.known.len(), "listed");
+        tracing::debug!(
+            kind = self.kind.as_str(),
+            objects = self.known.len(),
+            "listed"
+        );
         self.tell(Heard::Event(Event::Synced(self.kind))).await
     }
 
@@ -277,7 +332,10 @@ where
                 tracing::warn!(kind = self.kind.as_str(), ?key, error = %invalid.error, "object cannot be read; it counts as absent");
                 self.rejected.insert(key.clone());
                 let reason = invalid.error.to_string();
-                let rejected = Rejected { key: key.clone(), reason };
+                let rejected = Rejected {
+                    key: key.clone(),
+                    reason,
+                };
                 self.tell(Heard::Rejected(rejected)).await?;
                 self.forget(key).await
             }

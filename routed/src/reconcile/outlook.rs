@@ -77,7 +77,8 @@ impl Outlook {
         }
         let felix = model::settings::felix(world);
         self.log.follow(felix.log_severity_screen);
-        self.metrics.send_if_modified(|now| replace(now, metrics_address(&felix)));
+        self.metrics
+            .send_if_modified(|now| replace(now, metrics_address(&felix)));
         kernel.configure(&felix, peering::runs(world, self.bgp));
     }
 
@@ -85,7 +86,8 @@ impl Outlook {
     pub fn tell(&mut self, world: &World, kernel: &Kernel, dirty: Dirty) {
         self.tell_node(world, kernel);
         self.tell_settings(world, kernel);
-        self.unresolved.send_if_modified(|now| replace(now, kernel.unresolved()));
+        self.unresolved
+            .send_if_modified(|now| replace(now, kernel.unresolved()));
         if dirty.any(Dirty::PEERING) {
             let peering = peering::plan(Inputs {
                 world,
@@ -94,10 +96,16 @@ impl Outlook {
                 bgp: peering::runs(world, self.bgp),
             });
             if let Some(wanted) = peering.wanted() {
-                self.peering.send_if_modified(|now| replace(now, Some(wanted)));
+                self.peering
+                    .send_if_modified(|now| replace(now, Some(wanted)));
             }
-            self.secrets.send_if_modified(|now| replace(now, peering.secrets));
-            for finding in peering.findings.iter().filter(|finding| !self.findings.contains(finding)) {
+            self.secrets
+                .send_if_modified(|now| replace(now, peering.secrets));
+            for finding in peering
+                .findings
+                .iter()
+                .filter(|finding| !self.findings.contains(finding))
+            {
                 tracing::warn!(kind = finding.kind, name = %finding.name, path = finding.path, reason = finding.reason.as_str(), problem = %finding.message, "BGP object does not count as written");
             }
             self.findings = peering.findings;
@@ -121,7 +129,8 @@ impl Outlook {
             vxlan_ipv4: pools.uses_vxlan(Family::V4),
             vxlan_ipv6: pools.uses_vxlan(Family::V6),
         };
-        self.tunnels.send_if_modified(|now| replace(now, Some(wanted)));
+        self.tunnels
+            .send_if_modified(|now| replace(now, Some(wanted)));
     }
 
     fn tell_settings(&self, world: &World, kernel: &Kernel) {
@@ -137,12 +146,18 @@ impl Outlook {
     /// A picture for `routed status`.
     pub fn picture(&self, world: &World, kernel: &Kernel) -> Picture {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let policies = world.kube_policies().len() + world.policies().len() + world.global_policies().len();
+        let policies =
+            world.kube_policies().len() + world.policies().len() + world.global_policies().len();
         let node = world.this_node();
         let uplink = node.and_then(|node| uplink::choose(node, kernel.host(), false));
         let mut problems = kernel.problems();
         let findings = self.findings.iter();
-        problems.extend(findings.map(|finding| format!("{} {} {}: {}", finding.kind, finding.name, finding.path, finding.message)));
+        problems.extend(findings.map(|finding| {
+            format!(
+                "{} {} {}: {}",
+                finding.kind, finding.name, finding.path, finding.message
+            )
+        }));
         if uplink.is_none() {
             problems.push(uplink::missing(node));
         }
@@ -157,7 +172,10 @@ impl Outlook {
                 ("routes", count(kernel.routes())),
                 ("rules", count(kernel.rules())),
             ],
-            unsynced: world.unsynced().map(|kind| kind.as_str().to_owned()).collect(),
+            unsynced: world
+                .unsynced()
+                .map(|kind| kind.as_str().to_owned())
+                .collect(),
             problems,
             address: uplink.map(|uplink| format!("{} ({})", uplink.address, uplink.device)),
         }
@@ -173,8 +191,14 @@ fn replace<T: PartialEq>(now: &mut T, new: T) -> bool {
 
 /// First entry of `interfacePrefix`.
 pub(super) fn interface_prefix(felix: &api::FelixConfigurationSpec) -> &str {
-    let first = felix.interface_prefix.as_deref().and_then(|list| list.split(',').next());
-    first.map(str::trim).filter(|prefix| !prefix.is_empty()).unwrap_or(INTERFACE_PREFIX)
+    let first = felix
+        .interface_prefix
+        .as_deref()
+        .and_then(|list| list.split(',').next());
+    first
+        .map(str::trim)
+        .filter(|prefix| !prefix.is_empty())
+        .unwrap_or(INTERFACE_PREFIX)
 }
 
 fn metrics_address(felix: &api::FelixConfigurationSpec) -> Option<SocketAddr> {
@@ -183,7 +207,7 @@ fn metrics_address(felix: &api::FelixConfigurationSpec) -> Option<SocketAddr> {
     }
     let host = felix.prometheus_metrics_host.as_deref().unwrap_or_default();
     let address: IpAddr = host.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    let port = felix.prometheus_metrics_port.and_then(|port| u16::try_from(port).ok()).unwrap_or(METRICS_PORT);
+    let port = felix.prometheus_metrics_port.unwrap_or(METRICS_PORT);
     Some(SocketAddr::new(address, port))
 }
 

@@ -165,21 +165,36 @@ impl Kernel {
     ///
     /// # Errors
     /// [`Unprogrammed::Refused`] with the kernel's words; the domain is owed then.
-    pub fn apply(&mut self, world: &mut World, dirty: Dirty, metrics: &Metrics) -> Result<(), Unprogrammed> {
+    pub fn apply(
+        &mut self,
+        world: &mut World,
+        dirty: Dirty,
+        metrics: &Metrics,
+    ) -> Result<(), Unprogrammed> {
         if dirty.is_none() {
             return Ok(());
         }
         self.owed = dirty;
-        self.look().map_err(|error| refused(ROUTES, &error, metrics))?;
+        self.look()
+            .map_err(|error| refused(ROUTES, &error, metrics))?;
         let plan = dataplane::plan::plan(world, &self.host, &self.settings);
         self.pod_mtu = plan.mtu.pod;
-        let settings = PolicySettings::from_world(world, plan.nat.clone(), self.policy.features().log);
+        let settings =
+            PolicySettings::from_world(world, plan.nat.clone(), self.policy.features().log);
         let policies = self.planner.plan(world, &settings);
         self.commit(&policies, metrics)?;
         let (pools, _) = Pools::read(world);
-        let facts = Facts::read(world, &self.host, &pools, &self.settings, self.underlay.clone());
+        let facts = Facts::read(
+            world,
+            &self.host,
+            &pools,
+            &self.settings,
+            self.underlay.clone(),
+        );
         self.route(plan, facts, metrics)?;
-        metrics.endpoints_local.set(i64::try_from(world.local_endpoints().count()).unwrap_or(i64::MAX));
+        metrics
+            .endpoints_local
+            .set(i64::try_from(world.local_endpoints().count()).unwrap_or(i64::MAX));
         self.owed = Dirty::NONE;
         Ok(())
     }
@@ -193,23 +208,42 @@ impl Kernel {
         Ok(())
     }
 
-    fn commit(&mut self, plan: &policy_iptables::plan::Plan, metrics: &Metrics) -> Result<(), Unprogrammed> {
+    fn commit(
+        &mut self,
+        plan: &policy_iptables::plan::Plan,
+        metrics: &Metrics,
+    ) -> Result<(), Unprogrammed> {
         let started = crate::clock::now();
-        let applied = self.policy.apply(&plan.ruleset).map_err(|error| refused(POLICY, &error, metrics))?;
+        let applied = self
+            .policy
+            .apply(&plan.ruleset)
+            .map_err(|error| refused(POLICY, &error, metrics))?;
         observe(metrics, POLICY, started, applied.messages);
-        let findings = plan.findings.iter().map(|finding| format!("{} {}: {}", finding.policy, finding.path, finding.message));
+        let findings = plan
+            .findings
+            .iter()
+            .map(|finding| format!("{} {}: {}", finding.policy, finding.path, finding.message));
         let isolated = applied.isolated.iter().map(|isolated| {
             let policies = plan.groups.get(&isolated.chain).map(|group| {
                 let names: Vec<String> = group.policies.iter().map(ToString::to_string).collect();
                 names.join(", ")
             });
-            format!("the kernel refused rules of {}: {}; their old rules stay", policies.unwrap_or_default(), isolated.reason)
+            format!(
+                "the kernel refused rules of {}: {}; their old rules stay",
+                policies.unwrap_or_default(),
+                isolated.reason
+            )
         });
         self.complain(0, findings.chain(isolated).collect());
         Ok(())
     }
 
-    fn route(&mut self, plan: dataplane::plan::Plan, facts: Facts, metrics: &Metrics) -> Result<(), Unprogrammed> {
+    fn route(
+        &mut self,
+        plan: dataplane::plan::Plan,
+        facts: Facts,
+        metrics: &Metrics,
+    ) -> Result<(), Unprogrammed> {
         let merged = self.fib.merge(&plan.candidates, facts);
         let desired = Desired {
             routes: merged.chosen,
@@ -220,14 +254,24 @@ impl Kernel {
             learnt: !self.fib.complete(),
         };
         let started = crate::clock::now();
-        let report = self.routes.apply(desired, retain).map_err(|error| refused(ROUTES, &error, metrics))?;
+        let report = self
+            .routes
+            .apply(desired, retain)
+            .map_err(|error| refused(ROUTES, &error, metrics))?;
         observe(metrics, ROUTES, started, report.sent);
         let findings = plan.findings.iter().map(ToString::to_string);
-        let refusals = report.refused.iter().map(|refused| format!("{} {}: {}", refused.table, refused.object, refused.reason));
+        let refusals = report
+            .refused
+            .iter()
+            .map(|refused| format!("{} {}: {}", refused.table, refused.object, refused.reason));
         let transient = report.wants_retry();
         self.complain(1, findings.chain(refusals).collect());
         if transient {
-            let reason = report.refused.iter().find(|refused| refused.transient).map(|refused| refused.reason.clone());
+            let reason = report
+                .refused
+                .iter()
+                .find(|refused| refused.transient)
+                .map(|refused| refused.reason.clone());
             return Err(Unprogrammed::Refused {
                 domain: ROUTES,
                 reason: reason.unwrap_or_default().into(),
@@ -249,23 +293,33 @@ impl Kernel {
 
     /// Whether an interface is up and all its routes are in the kernel.
     pub fn stands(&self, world: &World, id: &AttachmentId) -> bool {
-        let interface = world.local_endpoint(id).map(|endpoint| IfName::parse(&endpoint.interface));
+        let interface = world
+            .local_endpoint(id)
+            .map(|endpoint| IfName::parse(&endpoint.interface));
         matches!(interface, Some(Ok(name)) if self.routes.tables().stands(&name))
     }
 }
 
 fn observe(metrics: &Metrics, domain: &'static str, started: std::time::Instant, messages: usize) {
     let label = DomainLabel { domain };
-    let seconds = crate::clock::now().saturating_duration_since(started).as_secs_f64();
+    let seconds = crate::clock::now()
+        .saturating_duration_since(started)
+        .as_secs_f64();
     metrics.apply_seconds.get_or_create(&label).observe(seconds);
-    metrics.apply_messages.get_or_create(&label).inc_by(u64::try_from(messages).unwrap_or(u64::MAX));
+    metrics
+        .apply_messages
+        .get_or_create(&label)
+        .inc_by(u64::try_from(messages).unwrap_or(u64::MAX));
     if messages > 0 {
         tracing::debug!(domain, messages, seconds, "applied");
     }
 }
 
 fn refused(domain: &'static str, error: &dyn std::error::Error, metrics: &Metrics) -> Unprogrammed {
-    metrics.apply_failures.get_or_create(&DomainLabel { domain }).inc();
+    metrics
+        .apply_failures
+        .get_or_create(&DomainLabel { domain })
+        .inc();
     let mut reason = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
