@@ -10,6 +10,7 @@
 )]
 
 mod demo;
+mod figures;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +56,17 @@ enum Command {
         #[arg(long)]
         margay: bool,
     },
+    /// Measures Margay beside the reference plugins `ptp` and `host-local`, and prints the table.
+    Figures {
+        #[command(flatten)]
+        programs: Programs,
+        /// How often each thing is measured; the median counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Two racks of two nodes instead of one subnet of two.
+        #[arg(long)]
+        two_racks: bool,
+    },
     /// Builds the control plane and fetches kubectl, so that nothing has to wait for them later.
     Prepare,
     /// Removes what killed runs have left.
@@ -98,6 +110,21 @@ fn main() -> ExitCode {
                 options.proxy = ProxyMode::Iptables;
             }
             end_on_signals().and_then(|()| up(options, margay))
+        }
+        Command::Figures {
+            programs,
+            rounds,
+            two_racks,
+        } => {
+            let topology = if two_racks {
+                Topology::two_racks()
+            } else {
+                Topology::one_subnet(2)
+            };
+            let options = options(topology, programs);
+            end_on_signals()
+                .and_then(|()| build(&options, &["--release", "-p", "routed", "-p", "cni-plugin"]))
+                .and_then(|()| figures::run(&options, rounds))
         }
         Command::Prepare => prepare::run(),
         Command::Clean => clean(),

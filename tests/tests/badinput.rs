@@ -3,6 +3,8 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
     reason = "a scenario looks at the machine, and a failure ends it"
 )]
 
@@ -90,6 +92,7 @@ struct Refused {
 
 const GOOD: &str = r#"{"cniVersion":"1.0.0","name":"k8s-pod-network","type":"margay","ipam":{"type":"margay-ipam"}}"#;
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn refused() -> Vec<Refused> {
     let case = |what, stdin: &[u8], environment, code, names| Refused {
         what,
@@ -718,8 +721,8 @@ fn a_second_daemon_waits_touches_nothing_and_takes_over() {
     let stripped = |text: &str| {
         text.lines()
             .filter(|line| *line != "bad")
-            .map(|line| format!("{line}\n"))
-            .collect::<String>()
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     assert_eq!(
         stripped(&taken_over),

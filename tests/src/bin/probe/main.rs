@@ -13,6 +13,7 @@
 
 mod dial;
 mod flow;
+mod fresh;
 mod init;
 mod serve;
 
@@ -22,6 +23,7 @@ const USAGE: &str = "usage:
   probe serve [--tcp PORT]... [--udp PORT]... [--http PORT]...   echo TCP and UDP, answer HTTP with host name and peer
   probe dial tcp|udp|http ADDRESS:PORT [TIMEOUT_MS]              exit 0 and print the answer, or exit 1 and say why
   probe flow ADDRESS [--tcp PORT] [--udp PORT] [--rate N] [--seconds N]   numbered messages to an echo; prints JSON
+  probe fresh ADDRESS:PORT SECONDS FIRST-SOURCE-PORT             a new UDP conversation each millisecond; prints JSON
   probe pause                                                    wait for a signal
   probe init ...                                                 first process of a machine of the lab";
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["serve", rest @ ..] => serve::run(rest),
         ["dial", rest @ ..] => dial::run(rest),
         ["flow", rest @ ..] => flow::run(rest),
+        ["fresh", rest @ ..] => fresh::run(rest),
         ["init", rest @ ..] => init::run(rest),
         ["pause"] | [] => pause(),
         _ => Err(USAGE.to_owned()),
