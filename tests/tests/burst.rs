@@ -1,7 +1,6 @@
 //! 110 pods at once on one node and gone again: every address, link, route, set element, shim and mount is given back.
 #![expect(
     clippy::disallowed_methods,
-    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a scenario prints what it measured, and a failure ends it"
 )]

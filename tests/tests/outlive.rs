@@ -106,9 +106,9 @@ impl Watchers {
         let routes = std::fs::read_to_string(self.routes.log()).unwrap();
         let rules = std::fs::read_to_string(self.rules.log()).unwrap();
         let routes = routes.lines().filter(|line| line.contains("10.244."));
-        let rules = rules
-            .lines()
-            .filter(|line| line.contains("margay") && !line.starts_with("# new generation"));
+        // Rules, elements, chains and sets of our table. The probe of kernel features has a table of its own, and taking an
+        // orphaned table over is told as `add table inet margay`.
+        let rules = rules.lines().filter(|line| line.contains("inet margay "));
         routes.chain(rules).map(str::to_owned).collect()
     }
 }
