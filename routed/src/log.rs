@@ -7,6 +7,9 @@ use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
 
 use crate::args::{LogArgs, LogFormat};
 
+/// Every failed connect of every watch is an error to the client library; the watches say once that they broke and when they are back.
+const QUIET: &str = "kube_client::client::builder=off";
+
 /// Changes what is logged while the daemon runs.
 #[derive(Clone, Debug)]
 pub struct LogFilter {
@@ -25,7 +28,7 @@ impl LogFilter {
             Some(LogSeverity::Error | LogSeverity::Fatal) => "error",
             Some(LogSeverity::Info) | None => &self.base,
         };
-        let wanted = EnvFilter::new(directive);
+        let wanted = filter(directive);
         let same = self
             .handle
             .with_current(|now| now.to_string() == wanted.to_string())
@@ -39,9 +42,13 @@ impl LogFilter {
     }
 }
 
+fn filter(directives: &str) -> EnvFilter {
+    EnvFilter::new(format!("{directives},{QUIET}"))
+}
+
 /// Installs the logger of this process. Lines go to standard error.
 pub fn init(args: &LogArgs) -> LogFilter {
-    let (filter, handle) = reload::Layer::new(EnvFilter::new(&args.log));
+    let (filter, handle) = reload::Layer::new(filter(&args.log));
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = match args.log_format {
         LogFormat::Json => lines
