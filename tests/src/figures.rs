@@ -62,6 +62,7 @@ pub(crate) fn run(options: &Options, rounds: u32) -> Result<()> {
     let mut figures = beside(options, rounds)?;
     let lab = Lab::start(options.clone())?;
     lab.install_margay()?;
+    lab.apply_yaml("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {prometheusMetricsEnabled: true}\n")?;
     figures.push(pods_ready(&lab, "margay", rounds)?);
     figures.extend(plugin(&lab, rounds)?);
     lab.apply_yaml(&deployment("default", "figures", 12, &[]))?;
@@ -131,7 +132,34 @@ fn plugin(lab: &Lab, rounds: u32) -> Result<Vec<Figure>> {
     let figure = |(chain, verb, values)| {
         Figure::new(format!("CNI {verb} p50 by exec, {chain}"), "ms", values)
     };
-    Ok(seen.into_iter().map(figure).collect())
+    let calls = seen.into_iter().map(figure);
+    Ok(calls.chain(steps(node)?).collect())
+}
+
+/// Where the daemon's part of a call goes: the mean of each step, by its own metrics.
+fn steps(node: &lab::node::Node) -> Result<Vec<Figure>> {
+    const SCRAPE: &str =
+        r"exec 3<>/dev/tcp/127.0.0.1/9091; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3";
+    let body = node.exec(&["bash", "-ec", SCRAPE])?;
+    let number = |name: &str, step: &str| {
+        let start = format!("margay_cni_step_duration_seconds_{name}{{step=\"{step}\"}} ");
+        body.lines()
+            .find_map(|line| line.strip_prefix(&start)?.trim().parse::<f64>().ok())
+    };
+    let names = body.lines().filter_map(|line| {
+        line.strip_prefix("margay_cni_step_duration_seconds_count{step=\"")?
+            .split('"')
+            .next()
+    });
+    let figures = names.filter_map(|step| {
+        let mean = number("sum", step)? / number("count", step)? * 1e3;
+        Some(Figure::new(
+            format!("  mean of step {step}"),
+            "ms",
+            vec![mean],
+        ))
+    });
+    Ok(figures.collect())
 }
 
 /// The shell program that calls both plugins and prints microseconds.
