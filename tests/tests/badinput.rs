@@ -57,7 +57,8 @@ fn flow(lab: &Lab, pods: &[Pod], seconds: u64) -> Flow {
 fn nothing_lost(lab: &Lab, flow: Flow) {
     let counts = flow.finish().unwrap();
     println!("{counts:?}");
-    // Datagrams are not sent again: an interruption of the network would lose some. A gap without a loss is the machine's.
+    // Datagrams are not sent again: an interruption of the network would lose some. Gaps are printed and not judged: up to
+    // 3.9 s were seen at load 14 without a loss, taken for the scheduler's and not yet looked at on an idle machine.
     for count in [&counts.tcp, &counts.udp] {
         assert!(
             count.lost == 0 && count.error.is_none(),
