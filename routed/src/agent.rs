@@ -15,6 +15,7 @@
 //! Stop: CNI finishes or undoes what it holds → speaker closes without NOTIFICATION → the rest. No kernel object is touched.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use crate::ipam::{self, IpamHandle};
 use crate::kube::{client, lease, node, secrets, watch as watches};
 use crate::log::LogFilter;
 use crate::metrics::{self, KindLabel, Metrics};
+use crate::peering::Wanted;
 use crate::reconcile::{Kernel, Outlook, Reconciler};
 use crate::world::{REQUESTS, Request, SyncState, WorldHandle};
 use crate::{lock, reconcile, signal, speaker, tunnel};
@@ -104,31 +106,83 @@ struct Tasks {
     watches: JoinSet<()>,
 }
 
+/// What the World's task tells, seen from the readers' side; each is the last state.
+struct Told {
+    world: WorldHandle,
+    requests: mpsc::Sender<Request>,
+    sync: watch::Sender<SyncState>,
+    facts: watch::Sender<node::NodeFacts>,
+    facts_seen: watch::Receiver<node::NodeFacts>,
+    tunnels: watch::Receiver<Option<tunnel::TunnelsWanted>>,
+    peering: watch::Receiver<Option<Wanted>>,
+    unresolved: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    secrets: watch::Receiver<BTreeSet<secrets::SecretKey>>,
+    metrics: watch::Receiver<Option<SocketAddr>>,
+    /// Routes that a former daemon learnt by BGP are in the kernel.
+    learnt_before: bool,
+}
+
 impl Wiring {
     fn start(self) -> anyhow::Result<Tasks> {
         let mut rest = JoinSet::new();
-        let node = model::NodeName::from(self.args.node.as_str());
+        let told = self.start_world(&mut rest)?;
+        let (ipam, watches) = self.start_watches(&mut rest, &told);
+        self.start_writers(&mut rest, &told, &ipam);
+        let (handle, speaker_seen) = watch::channel(None);
+        let cni = self.start_cni(&ipam, &told.world)?;
+        self.serve(&mut rest, &told.world, speaker_seen);
+        let speaker = tokio::spawn(speaker::run(speaker::Deps {
+            peering: told.peering,
+            unresolved: told.unresolved,
+            world: told.world,
+            handle,
+            health: Arc::clone(&self.health),
+            restarting: told.learnt_before,
+            seed: crate::clock::unix_nanos(),
+            stop: self.stop,
+        }));
+        Ok(Tasks {
+            cni,
+            speaker,
+            rest,
+            watches,
+        })
+    }
 
+    /// The kernel's side and the task that owns the World.
+    fn start_world(&self, rest: &mut JoinSet<&'static str>) -> anyhow::Result<Told> {
+        let node = model::NodeName::from(self.args.node.as_str());
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (sync, sync_seen) = watch::channel(SyncState::default());
         let (settings, settings_seen) = watch::channel(reconcile::unknown_settings(node.clone()));
-        let reach = sync.clone();
         let (facts, facts_seen) = watch::channel(node::NodeFacts::default());
         let (tunnels, tunnels_seen) = watch::channel(None);
         let (peering, peering_seen) = watch::channel(None);
         let (unresolved, unresolved_seen) = watch::channel(Arc::default());
-        let (wanted_secrets, wanted_secrets_seen) = watch::channel(BTreeSet::new());
-        let (found_secrets, found_secrets_seen) = watch::channel(secrets::Passwords::new());
-        let (metrics_at, metrics_at_seen) = watch::channel(None);
-        let world = WorldHandle::new(requests.clone(), sync_seen, settings_seen);
+        let (wanted_secrets, secrets_seen) = watch::channel(BTreeSet::new());
+        let (metrics_at, metrics_seen) = watch::channel(None);
 
         let mut kernel =
             Kernel::open(&self.args.sysctl_root).context("cannot open the kernel's side")?;
         let learnt_before = kernel.has_learnt_routes().context("cannot list routes")?;
+        let monitor = kernel.monitor().context("cannot listen to the kernel")?;
+        let told = Told {
+            world: WorldHandle::new(requests.clone(), sync_seen, settings_seen),
+            requests: requests.clone(),
+            sync: sync.clone(),
+            facts: facts.clone(),
+            facts_seen,
+            tunnels: tunnels_seen,
+            peering: peering_seen,
+            unresolved: unresolved_seen,
+            secrets: secrets_seen,
+            metrics: metrics_seen,
+            learnt_before,
+        };
         let outlook = Outlook {
             sync,
             settings,
-            facts: facts.clone(),
+            facts,
             tunnels,
             peering,
             unresolved,
@@ -139,118 +193,68 @@ impl Wiring {
             findings: Vec::new(),
             passwords: secrets::Passwords::new(),
         };
-        let monitor = kernel.monitor().context("cannot listen to the kernel")?;
-        let reconciler = Reconciler::new(
-            World::new(node.clone()),
-            kernel,
-            outlook,
-            Arc::clone(&self.health),
-            self.metrics.clone(),
-        );
-        named(
-            &mut rest,
-            "reconcile",
-            reconciler.run(inbox, self.stop.clone()),
-        );
-        named(
-            &mut rest,
-            "monitor",
-            listen(monitor, requests.clone(), self.stop.clone()),
-        );
+        let (health, metrics) = (Arc::clone(&self.health), self.metrics.clone());
+        let reconciler = Reconciler::new(World::new(node), kernel, outlook, health, metrics);
+        let stop = self.stop.clone();
+        named(rest, "reconcile", reconciler.run(inbox, stop.clone()));
+        named(rest, "monitor", listen(monitor, requests, stop));
+        Ok(told)
+    }
 
+    /// What comes from the API server, and the address task, which reads some of it.
+    fn start_watches(
+        &self,
+        rest: &mut JoinSet<&'static str>,
+        told: &Told,
+    ) -> (IpamHandle, JoinSet<()>) {
         let (heard, heard_seen) = mpsc::channel(HEARD);
         let freshness = Arc::new(watches::Freshness::default());
         let watches = watches::spawn(&self.client, &heard, &freshness);
-        named(
-            &mut rest,
-            "reach",
-            reachable(freshness, reach, self.stop.clone()),
-        );
-        let (ipam, ipam_task) = ipam::spawn(self.client.clone(), node.clone(), self.stop.clone());
-        named(&mut rest, "ipam", flatten(ipam_task));
-        named(
-            &mut rest,
-            "inbox",
-            distribute(
-                heard_seen,
-                ipam.clone(),
-                world.clone(),
-                self.metrics.clone(),
-            ),
-        );
+        let (sync, stop) = (told.sync.clone(), self.stop.clone());
+        named(rest, "reach", reachable(freshness, sync, stop));
+        let node = model::NodeName::from(self.args.node.as_str());
+        let (ipam, task) = ipam::spawn(self.client.clone(), node, self.stop.clone());
+        named(rest, "ipam", flatten(task));
+        let (world, metrics) = (told.world.clone(), self.metrics.clone());
+        let inbox = distribute(heard_seen, ipam.clone(), world, metrics);
+        named(rest, "inbox", inbox);
+        (ipam, watches)
+    }
 
-        named(
-            &mut rest,
-            "node",
-            node::publish(
-                self.client.clone(),
-                self.args.node.clone(),
-                facts_seen,
-                self.stop.clone(),
-            ),
+    /// What this daemon writes to the API server and reads by name, and metrics.
+    fn start_writers(&self, rest: &mut JoinSet<&'static str>, told: &Told, ipam: &IpamHandle) {
+        let (client, stop) = (&self.client, &self.stop);
+        let (node, namespace) = (&self.args.node, &self.args.namespace);
+        let (found, found_seen) = watch::channel(secrets::Passwords::new());
+        let publish = node::publish(
+            client.clone(),
+            node.clone(),
+            told.facts_seen.clone(),
+            stop.clone(),
         );
-        named(
-            &mut rest,
-            "tunnel",
-            tunnel::keep(
-                self.args.node.clone(),
-                ipam.clone(),
-                tunnels_seen,
-                facts,
-                self.stop.clone(),
-            ),
+        named(rest, "node", publish);
+        let (wanted, facts) = (told.tunnels.clone(), told.facts.clone());
+        let keep = tunnel::keep(node.clone(), ipam.clone(), wanted, facts, stop.clone());
+        named(rest, "tunnel", keep);
+        let renew = lease::renew(
+            client.clone(),
+            namespace.clone(),
+            node.clone(),
+            stop.clone(),
         );
-        named(
-            &mut rest,
-            "lease",
-            lease::renew(
-                self.client.clone(),
-                self.args.namespace.clone(),
-                self.args.node.clone(),
-                self.stop.clone(),
-            ),
+        named(rest, "lease", renew);
+        let follow = secrets::follow(
+            client.clone(),
+            namespace.clone(),
+            told.secrets.clone(),
+            found,
+            stop.clone(),
         );
-        named(
-            &mut rest,
-            "secrets",
-            secrets::follow(
-                self.client.clone(),
-                self.args.namespace.clone(),
-                wanted_secrets_seen,
-                found_secrets,
-                self.stop.clone(),
-            ),
-        );
-        named(
-            &mut rest,
-            "passwords",
-            pass_on(found_secrets_seen, requests.clone(), self.stop.clone()),
-        );
-        named(
-            &mut rest,
-            "metrics",
-            metrics::serve(self.metrics.clone(), metrics_at_seen, self.stop.clone()),
-        );
-
-        let (speaker_handle, speaker_seen) = watch::channel(None);
-        let speaker = tokio::spawn(speaker::run(speaker::Deps {
-            peering: peering_seen,
-            unresolved: unresolved_seen,
-            world: world.clone(),
-            handle: speaker_handle,
-            health: Arc::clone(&self.health),
-            restarting: learnt_before,
-            seed: crate::clock::unix_nanos(),
-            stop: self.stop.clone(),
-        }));
-        let cni = self.start_cni(&ipam, &world)?;
-        self.serve(&mut rest, &world, speaker_seen);
-        Ok(Tasks {
-            cni,
-            speaker,
-            rest,
-            watches,
-        })
+        named(rest, "secrets", follow);
+        let passwords = pass_on(found_seen, told.requests.clone(), stop.clone());
+        named(rest, "passwords", passwords);
+        let serve = metrics::serve(self.metrics.clone(), told.metrics.clone(), stop.clone());
+        named(rest, "metrics", serve);
     }
 
     fn start_cni(&self, ipam: &IpamHandle, world: &WorldHandle) -> anyhow::Result<JoinHandle<()>> {

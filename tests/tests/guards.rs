@@ -1,6 +1,7 @@
 //! Each guard of the walls bites: a copy of the workspace with one sin in it does not pass.
 #![expect(
     clippy::disallowed_methods,
+    clippy::unwrap_used,
     reason = "guards are programs: cargo, clippy, cargo-deny; the copy is made of files"
 )]
 

@@ -331,7 +331,7 @@ where
             Err(invalid) => {
                 tracing::warn!(kind = self.kind.as_str(), ?key, error = %invalid.error, "object cannot be read; it counts as absent");
                 self.rejected.insert(key.clone());
-                let reason = invalid.error.to_string();
+                let reason = invalid.error.clone();
                 let rejected = Rejected {
                     key: key.clone(),
                     reason,
