@@ -1,4 +1,4 @@
-//! The address task: owns this node's [`Allocator`], carries its calls to the API server, answers who asks.
+//! The address task: owns the allocator of this node, carries its calls to the API server, answers who asks.
 //!
 //! ```text
 //!  IpamHandle ──Ask 128──► ┐                       ┌─► store calls (≤ 4 blocks and 4 handles at once)

@@ -1,4 +1,4 @@
-//! The node's journal of attachments; the encoding is pure, [`file`] does the writing.
+//! The node's journal of attachments; the encoding is pure, [`mod@file`] does the writing.
 //!
 //! ```text
 //! header   "MRGYJNL1" | len u32 | crc32c u32 | boot id
