@@ -77,6 +77,14 @@ protocol bgp margay {{
         line.get(from..to).map(ToOwned::to_owned)
     }
 
+    fn is_same_route(&self, before: &str, now: &str) -> bool {
+        // BIRD computes the time of a change backwards from its clock at each question: the last digit wavers.
+        match (milliseconds(before), milliseconds(now)) {
+            (Some(before), Some(now)) => before.abs_diff(now) <= 50,
+            (None, _) | (_, None) => false,
+        }
+    }
+
     fn ask_refresh(&self) {
         self.ask("reload in margay");
     }
@@ -88,4 +96,15 @@ protocol bgp margay {{
     fn freeze(&self) {
         self.process.signal("-STOP");
     }
+}
+
+/// Milliseconds since midnight of "[margay 15:31:07.123".
+fn milliseconds(identity: &str) -> Option<u64> {
+    let (_, clock) = identity.rsplit_once(' ')?;
+    let (whole, fraction) = clock.split_once('.')?;
+    let mut seconds = 0;
+    for part in whole.split(':') {
+        seconds = seconds * 60 + part.parse::<u64>().ok()?;
+    }
+    Some(seconds * 1_000 + fraction.parse::<u64>().ok()?)
 }
