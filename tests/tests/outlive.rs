@@ -15,6 +15,7 @@ use lab::margay::{Encapsulation, NAMESPACE};
 use lab::{Lab, requires};
 
 const MINUTE: Duration = Duration::from_mins(1);
+const CONVERGED: Duration = Duration::from_mins(4);
 
 fn skipped() -> bool {
     let missing = requires::missing();
@@ -200,7 +201,9 @@ fn a_minute_without_the_api_server_changes_nothing_for_pods() {
     nothing_lost(&lab, running);
     lab.kubectl(&["scale", "deployment/echo", "--replicas=12"])
         .unwrap();
-    lab.wait_rollout("default", "deployment/echo", MINUTE)
+    // Kubelets come back to the API server at their own pace, up to a minute apart; then each sandbox is tried anew.
+    lab.wait_rollout("default", "deployment/echo", CONVERGED)
+        .map_err(|error| error.context(lab.margay_logs(20)))
         .unwrap();
-    lab.wait_margay(MINUTE).unwrap();
+    lab.wait_margay(CONVERGED).unwrap();
 }
