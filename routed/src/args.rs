@@ -130,7 +130,7 @@ pub struct ControllerArgs {
     /// Name of this replica.
     #[arg(long, env = "POD_NAME", default_value = "margay-controller")]
     pub name: String,
-    /// Pool to create when the cluster has none; empty = create none.
+    /// Pools to create for families without one: `auto`, ranges with a comma between, or empty for none.
     #[arg(long, env = "MARGAY_DEFAULT_POOL", default_value = "")]
     pub default_pool: String,
     /// Logging.

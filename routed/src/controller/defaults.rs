@@ -1,14 +1,19 @@
 //! Objects that must exist. Created if absent, never overwritten.
 
+mod pools;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{FelixConfiguration, IPPool, Tier};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+
+use crate::kube::objects::NodeObject;
 
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -27,6 +32,8 @@ enum EnsureError {
     Refused(#[from] kube::Error),
     #[error("default object does not fit its kind: {0}")]
     Malformed(#[from] serde_json::Error),
+    #[error("{0}")]
+    Setting(#[from] pools::BadSetting),
 }
 
 async fn attempt(client: &Client, pool: &str) -> Result<(), EnsureError> {
@@ -45,19 +52,41 @@ async fn attempt(client: &Client, pool: &str) -> Result<(), EnsureError> {
         &json!({ "defaultEndpointToHostAction": "Accept" }),
     )
     .await?;
-    if !pool.is_empty() {
-        let pools: Api<IPPool> = Api::all(client.clone());
-        if pools
-            .list_metadata(&ListParams::default().limit(1))
-            .await?
-            .items
-            .is_empty()
-        {
-            let spec = json!({ "cidr": pool, "vxlanMode": "CrossSubnet", "natOutgoing": true });
-            create::<IPPool>(client, "IPPool", "default-ipv4-ippool", &spec).await?;
+    if let Some(setting) = pools::Setting::parse(pool)? {
+        for (name, spec) in pools::wanted(&setting, &facts(client).await?) {
+            create::<IPPool>(client, "IPPool", name, &spec).await?;
         }
     }
     Ok(())
+}
+
+/// What the cluster says about itself.
+async fn facts(client: &Client) -> Result<pools::Facts, kube::Error> {
+    let nodes: Api<NodeObject> = Api::all(client.clone());
+    let existing: Api<IPPool> = Api::all(client.clone());
+    let kubeadm: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+    let configuration = kubeadm
+        .get_opt("kubeadm-config")
+        .await?
+        .and_then(|map| map.data?.remove("ClusterConfiguration"));
+    let nodes = nodes.list(&ListParams::default()).await?;
+    let addresses = nodes.items.iter().flat_map(|node| &node.status.addresses);
+    let pools = existing.list(&ListParams::default()).await?;
+    Ok(pools::Facts {
+        node_addresses: addresses
+            .filter(|address| address.kind == "InternalIP")
+            .filter_map(|address| address.address.parse().ok())
+            .collect(),
+        pod_subnets: configuration
+            .as_deref()
+            .map(pools::pod_subnets)
+            .unwrap_or_default(),
+        pools: pools
+            .items
+            .iter()
+            .filter_map(|pool| pool.spec.network())
+            .collect(),
+    })
 }
 
 async fn create<K>(
