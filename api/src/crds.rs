@@ -8,11 +8,20 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use crate::bgp::{BGPConfiguration, BGPPeer};
+use crate::bgpfilter::BGPFilter;
 use crate::block::{BlockAffinity, IPAMBlock, IPAMHandle};
+use crate::cluster::ClusterInformation;
+use crate::controllers::KubeControllersConfiguration;
+use crate::endpoint::HostEndpoint;
 use crate::felix::FelixConfiguration;
 use crate::ipamconfig::IPAMConfiguration;
 use crate::ippool::{IPPool, IPReservation};
-use crate::policy::{GlobalNetworkPolicy, NetworkPolicy, Tier};
+use crate::networkset::{GlobalNetworkSet, NetworkSet};
+use crate::nodestatus::CalicoNodeStatus;
+use crate::policy::{
+    GlobalNetworkPolicy, NetworkPolicy, StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy,
+    StagedNetworkPolicy, Tier,
+};
 
 mod schema;
 
@@ -96,7 +105,47 @@ const DEFAULTS: &[Default] = &[
         value: || json!("all()"),
     },
     Default {
+        kind: "KubeControllersConfiguration",
+        path: &["spec", "controllers", "loadBalancer", "assignIPs"],
+        value: || json!("AllServices"),
+    },
+    Default {
+        kind: "KubeControllersConfiguration",
+        path: &["spec", "controllers", "policyMigration", "enabled"],
+        value: || json!("Enabled"),
+    },
+    Default {
+        kind: "KubeControllersConfiguration",
+        path: &["spec", "healthChecks"],
+        value: || json!("Enabled"),
+    },
+    Default {
         kind: "NetworkPolicy",
+        path: &["spec", "tier"],
+        value: || json!("default"),
+    },
+    Default {
+        kind: "StagedGlobalNetworkPolicy",
+        path: &["spec", "stagedAction"],
+        value: || json!("Set"),
+    },
+    Default {
+        kind: "StagedGlobalNetworkPolicy",
+        path: &["spec", "tier"],
+        value: || json!("default"),
+    },
+    Default {
+        kind: "StagedKubernetesNetworkPolicy",
+        path: &["spec", "stagedAction"],
+        value: || json!("Set"),
+    },
+    Default {
+        kind: "StagedNetworkPolicy",
+        path: &["spec", "stagedAction"],
+        value: || json!("Set"),
+    },
+    Default {
+        kind: "StagedNetworkPolicy",
         path: &["spec", "tier"],
         value: || json!("default"),
     },
@@ -138,16 +187,26 @@ pub fn crds_yaml() -> String {
 fn values() -> Vec<Value> {
     let mut all: Vec<CustomResourceDefinition> = vec![
         BGPConfiguration::crd(),
+        BGPFilter::crd(),
         BGPPeer::crd(),
         BlockAffinity::crd(),
+        CalicoNodeStatus::crd(),
+        ClusterInformation::crd(),
         FelixConfiguration::crd(),
         GlobalNetworkPolicy::crd(),
+        GlobalNetworkSet::crd(),
+        HostEndpoint::crd(),
         IPAMBlock::crd(),
         IPAMConfiguration::crd(),
         IPAMHandle::crd(),
         IPPool::crd(),
         IPReservation::crd(),
+        KubeControllersConfiguration::crd(),
         NetworkPolicy::crd(),
+        NetworkSet::crd(),
+        StagedGlobalNetworkPolicy::crd(),
+        StagedKubernetesNetworkPolicy::crd(),
+        StagedNetworkPolicy::crd(),
         Tier::crd(),
     ];
     all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));

@@ -19,12 +19,18 @@
 )]
 
 pub mod bgp;
+pub mod bgpfilter;
 pub mod block;
+pub mod cluster;
 pub mod conditions;
+pub mod controllers;
 pub mod crds;
+pub mod endpoint;
 pub mod felix;
 pub mod ipamconfig;
 pub mod ippool;
+pub mod networkset;
+pub mod nodestatus;
 pub mod policy;
 pub mod scalar;
 pub mod selector;
@@ -40,21 +46,33 @@ pub use bgp::{
     LoadBalancerAggregation, NextHopMode, PeerBfd, PeerExtension, PrefixAdvertisement,
     ReversePeering, SecretKeyRef, ServiceCidr, SourceAddress,
 };
+pub use bgpfilter::{
+    BGPFilter, BGPFilterSpec, FilterAction, FilterOperation, FilterRuleV4, FilterRuleV6,
+    FilterSource, MatchOperator, PeerType,
+};
 pub use block::{
     AffinityState, AllocationAttribute, BlockAffinity, BlockAffinitySpec, IPAMBlock, IPAMBlockSpec,
     IPAMHandle, IPAMHandleSpec,
 };
+pub use cluster::{ClusterInformation, ClusterInformationSpec};
 pub use conditions::{Condition, ConditionsStatus};
+pub use controllers::{KubeControllersConfiguration, KubeControllersConfigurationSpec};
 pub use crds::{crds, crds_yaml};
+pub use endpoint::{EndpointPort, HostEndpoint, HostEndpointSpec};
 pub use felix::{FelixConfiguration, FelixConfigurationSpec};
 pub use ipamconfig::{IPAMConfiguration, IPAMConfigurationSpec, IPAMExtension};
 pub use ippool::{
     AssignmentMode, EncapMode, IPPool, IPPoolSpec, IPReservation, IPReservationSpec, PoolUse,
 };
+pub use networkset::{GlobalNetworkSet, GlobalNetworkSetSpec, NetworkSet, NetworkSetSpec};
+pub use nodestatus::{CalicoNodeStatus, CalicoNodeStatusSpec};
 pub use policy::{
     Action, Entity, GlobalNetworkPolicy, GlobalNetworkPolicySpec, HttpMatch, HttpPath, IcmpMatch,
     NetworkPolicy, NetworkPolicySpec, PerformanceHint, PolicyType, Rule, RuleMetadata,
-    ServiceAccountMatch, ServiceMatch, Tier, TierDefaultAction, TierSpec,
+    ServiceAccountMatch, ServiceMatch, StagedAction, StagedGlobalNetworkPolicy,
+    StagedGlobalNetworkPolicySpec, StagedKubernetesNetworkPolicy,
+    StagedKubernetesNetworkPolicySpec, StagedNetworkPolicy, StagedNetworkPolicySpec, Tier,
+    TierDefaultAction, TierSpec,
 };
 pub use scalar::{AsNumber, GoDuration, IpVersion, Port, Protocol, Switch};
 pub use selector::{Labels, ParseError, Selector};

@@ -8,11 +8,17 @@ use crate::conditions::ConditionsStatus;
 use crate::scalar::text_enum;
 
 mod rule;
+mod staged;
 mod tier;
 
 pub use rule::{
     Action, Entity, HttpMatch, HttpPath, IcmpMatch, Rule, RuleMetadata, ServiceAccountMatch,
     ServiceMatch,
+};
+pub use staged::{
+    StagedAction, StagedGlobalNetworkPolicy, StagedGlobalNetworkPolicySpec,
+    StagedKubernetesNetworkPolicy, StagedKubernetesNetworkPolicySpec, StagedNetworkPolicy,
+    StagedNetworkPolicySpec,
 };
 pub use tier::{PINNED_TIERS, PinnedTier, Tier, TierDefaultAction, TierSpec};
 

@@ -109,7 +109,12 @@ fn felix_configuration_has_all_fields_of_calico() {
 
 #[test]
 fn status_is_a_subresource_of_what_users_write() {
-    let bookkeeping = ["BlockAffinity", "IPAMBlock", "IPAMHandle"];
+    let bookkeeping = [
+        "BlockAffinity",
+        "ClusterInformation",
+        "IPAMBlock",
+        "IPAMHandle",
+    ];
     for crd in values() {
         let kind = crd["spec"]["names"]["kind"].as_str().unwrap();
         let status = &crd["spec"]["versions"][0]["subresources"]["status"];

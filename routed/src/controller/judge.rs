@@ -21,15 +21,31 @@ const LIMIT: Duration = Duration::from_secs(5);
 const MESSAGE: usize = 1024;
 
 /// Kinds that carry conditions: (kind, plural).
-const KINDS: [(&str, &str); 8] = [
+const KINDS: [(&str, &str); 18] = [
     ("IPPool", "ippools"),
+    ("IPReservation", "ipreservations"),
     ("IPAMConfiguration", "ipamconfigurations"),
     ("BGPConfiguration", "bgpconfigurations"),
     ("BGPPeer", "bgppeers"),
+    ("BGPFilter", "bgpfilters"),
     ("FelixConfiguration", "felixconfigurations"),
     ("Tier", "tiers"),
     ("NetworkPolicy", "networkpolicies"),
     ("GlobalNetworkPolicy", "globalnetworkpolicies"),
+    ("StagedNetworkPolicy", "stagednetworkpolicies"),
+    ("StagedGlobalNetworkPolicy", "stagedglobalnetworkpolicies"),
+    (
+        "StagedKubernetesNetworkPolicy",
+        "stagedkubernetesnetworkpolicies",
+    ),
+    ("NetworkSet", "networksets"),
+    ("GlobalNetworkSet", "globalnetworksets"),
+    ("HostEndpoint", "hostendpoints"),
+    (
+        "KubeControllersConfiguration",
+        "kubecontrollersconfigurations",
+    ),
+    ("CalicoNodeStatus", "caliconodestatuses"),
 ];
 
 /// One condition, without its times.
