@@ -24,7 +24,7 @@ mod sysctl;
 mod tunnels;
 mod workload;
 
-pub use conntrack::{Conntrack, ConntrackError};
+pub use conntrack::{Conntrack, ConntrackError, Tracked};
 pub use detach::{DetachError, Detacher};
 pub use devices::Devices;
 pub use driver::{Config, Driver, DriverError, Refused, Report, SharedDriver};

@@ -15,6 +15,7 @@ pub mod block;
 pub mod delta;
 pub mod endpoint;
 pub mod event;
+pub mod flow;
 pub mod ids;
 pub mod membership;
 pub mod nat;

@@ -21,6 +21,10 @@ use crate::ids::{AttachmentId, NamespacedName, NodeName, ObjectName, PodRef};
 use crate::membership::{Member, MemberKey, Membership};
 use crate::node::Node;
 
+mod held;
+
+use held::Held;
+
 /// Domains whose plan may have changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dirty(u8);
@@ -76,6 +80,8 @@ pub struct World {
     pods: BTreeMap<PodRef, Pod>,
     /// Pods deleted from the API whose sandbox still stands here: identity is kept until it is gone.
     departed: BTreeSet<PodRef>,
+    /// Policies deleted with their namespace whose pods still stand here.
+    held: Held,
     endpoints: BTreeMap<AttachmentId, LocalEndpoint>,
     kube_policies: BTreeMap<NamespacedName, Arc<api::networking::NetworkPolicy>>,
     pools: BTreeMap<ObjectName, Arc<api::IPPool>>,
@@ -122,6 +128,7 @@ impl World {
             accounts: BTreeMap::new(),
             pods: BTreeMap::new(),
             departed: BTreeSet::new(),
+            held: Held::default(),
             endpoints: BTreeMap::new(),
             kube_policies: BTreeMap::new(),
             pools: BTreeMap::new(),
@@ -163,6 +170,7 @@ impl World {
             Object::Pod(pod) => self.upsert_pod(pod),
             Object::KubeNetworkPolicy(policy) => {
                 let key = namespaced(&policy.metadata);
+                self.held.release(&Key::KubeNetworkPolicy(key.clone()));
                 changed(
                     &mut self.kube_policies,
                     key,
@@ -214,6 +222,7 @@ impl World {
             }
             Object::NetworkPolicy(object) => {
                 let key = namespaced(&object.metadata);
+                self.held.release(&Key::NetworkPolicy(key.clone()));
                 changed(&mut self.policies, key, Arc::new(object), Dirty::POLICY)
             }
             Object::GlobalNetworkPolicy(object) => {
@@ -230,6 +239,34 @@ impl World {
     }
 
     fn delete(&mut self, key: Key) -> Dirty {
+        if self.outlives_its_namespace(&key) {
+            return Dirty::NONE;
+        }
+        self.remove(key)
+    }
+
+    /// Whether a policy that is deleted must stay for now: its namespace is dying and interfaces of it still stand here.
+    fn outlives_its_namespace(&mut self, key: &Key) -> bool {
+        let (Key::KubeNetworkPolicy(id) | Key::NetworkPolicy(id)) = key else {
+            return false;
+        };
+        let dying = match self.namespaces.get(&id.namespace) {
+            Some(namespace) => namespace.terminating,
+            // Gone already, unless nobody has told of any namespace yet.
+            None => self.synced.contains(&Kind::Namespace),
+        };
+        if !dying {
+            return false;
+        }
+        let pods = self.endpoints.values().filter(|endpoint| {
+            let pod = endpoint.pod.as_ref();
+            pod.is_some_and(|pod| pod.namespace == id.namespace)
+        });
+        let interfaces = pods.map(|endpoint| endpoint.id.clone()).collect();
+        self.held.keep(key.clone(), interfaces)
+    }
+
+    fn remove(&mut self, key: Key) -> Dirty {
         match key {
             Key::Node(name) => gone(&mut self.nodes, &name, node_domains()),
             Key::Namespace(name) => {
@@ -348,6 +385,9 @@ impl World {
             && self.departed.remove(pod)
         {
             self.pods.remove(pod);
+        }
+        for freed in self.held.without(id) {
+            self.remove(freed);
         }
         self.refresh_attachment(id, endpoint.pod.as_ref());
         Dirty::POLICY | Dirty::ROUTES | Dirty::PEERING

@@ -3,7 +3,7 @@
 //! ```text
 //!   open: socket → probe features → adopt an orphaned table, or find none, or refuse beside a second daemon
 //!   apply(Ruleset): image → diff against what is known → one transaction, or two → known = planned
-//!                     │ nothing known: list first          │ refused: isolate what the kernel named, once more; else forget
+//!                     │ nothing known: list first          │ refused: isolate what the kernel named, then by halves; else forget
 //! ```
 //!
 //! Calls block for as long as the kernel works, which is CPU time: from async code run them on a blocking thread. The driver owns
@@ -19,10 +19,16 @@ use tracing::{debug, info, warn};
 use crate::nft::{
     self, ChainImage, Changes, Handles, Image, Owner, RuleImage, SetImage, Subject, TableFlags,
 };
-use crate::ruleset::{Action, Chain, ContentKey, Match, Name, Rule, Ruleset, Size};
+use crate::plan::Abilities;
+use crate::ruleset::{Action, ContentKey, Match, Name, Rule, Ruleset, Size};
+
+mod isolate;
+mod monitor;
+
+pub use monitor::Monitor;
 
 /// Attempts of one [`Driver::apply`]: listed anew, or without an object the kernel refused.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: u32 = 4;
 
 /// Why the driver could not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +87,8 @@ impl ApplyError {
 pub struct Features {
     /// How the table is held.
     pub table: TableFlags,
-    /// A logger is there, so Log rules can be rendered.
-    pub log: bool,
+    /// What rules may ask of it.
+    pub abilities: Abilities,
 }
 
 /// What one apply did.
@@ -172,11 +178,11 @@ impl Driver {
         self.features
     }
 
-    /// Drops what is known of the kernel: the next apply lists first.
+    /// Drops what is known of the kernel: the next apply lists first. What was acknowledged last is remembered: chains that are
+    /// refused later go back to it.
     pub fn forget(&mut self) {
         self.chains.forget();
         self.sets.forget();
-        self.applied = None;
     }
 
     /// What the kernel has, listed if it is not known.
@@ -210,17 +216,11 @@ impl Driver {
     /// # Errors
     /// [`ApplyError`]; the old rules stand then, and the next call lists first.
     pub fn apply(&mut self, ruleset: &Ruleset) -> Result<Applied, ApplyError> {
+        let mut bad: BTreeMap<Name, String> = BTreeMap::new();
         let mut wanted = ruleset.clone();
-        let mut isolated = Vec::new();
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
-            match self.attempt(&wanted) {
-                Ok(applied) => {
-                    return Ok(Applied {
-                        isolated,
-                        ..applied
-                    });
-                }
+        for attempt in 1..=ATTEMPTS {
+            let (error, subjects, messages) = match self.attempt(&wanted) {
+                Ok(applied) => return Ok(with_isolated(applied, bad)),
                 Err(Attempt::Fatal(error)) => {
                     self.forget();
                     return Err(error);
@@ -229,26 +229,100 @@ impl Driver {
                     error,
                     subjects,
                     messages,
-                }) => {
-                    let old = self.applied.take().map(|(old, _)| old);
-                    let found = isolate(&mut wanted, old.as_ref(), &subjects, &error);
-                    self.forget();
-                    if found.is_empty() && !error.is_retryable() {
-                        return Err(ApplyError::Commit {
-                            messages,
-                            source: error,
-                        });
-                    }
-                    warn!(%error, messages, isolated = found.len(), "nftables refused a transaction");
-                    isolated.extend(found);
-                    last = Some(ApplyError::Commit {
-                        messages,
-                        source: error,
-                    });
+                }) => (error, subjects, messages),
+            };
+            self.forget();
+            let named = isolate::chains_of(&wanted, &subjects);
+            warn!(%error, messages, named = named.len(), "nftables refused a transaction");
+            let news = named.iter().filter(|name| !bad.contains_key(*name)).count();
+            if !error.is_retryable() && (news == 0 || attempt == ATTEMPTS) {
+                return self.sift(ruleset, messages, error);
+            }
+            if attempt == ATTEMPTS {
+                return Err(ApplyError::Commit {
+                    messages,
+                    source: error,
+                });
+            }
+            let reason = error.to_string();
+            bad.extend(named.into_iter().map(|name| (name, reason.clone())));
+            wanted = self.reverted(ruleset, &bad.keys().cloned().collect());
+        }
+        Err(ApplyError::List(Error::Interrupted { attempts: ATTEMPTS }))
+    }
+
+    /// The plan with these chains as they last stood.
+    fn reverted(&self, ruleset: &Ruleset, bad: &BTreeSet<Name>) -> Ruleset {
+        isolate::revert(ruleset, self.applied(), bad)
+    }
+
+    /// Finds the chains the kernel refuses by trying halves, when it does not name them or names the wrong ones.
+    fn sift(
+        &mut self,
+        ruleset: &Ruleset,
+        messages: usize,
+        error: Error,
+    ) -> Result<Applied, ApplyError> {
+        // What is accepted on the way becomes the last plan; chains go back to what they were before the first of them.
+        let old = self.applied().cloned();
+        let suspects = isolate::suspects(ruleset, old.as_ref());
+        let mut sum = Applied::default();
+        let mut reason = error.to_string();
+        let found = isolate::sift(&suspects, |without| {
+            match self.attempt(&isolate::revert(ruleset, old.as_ref(), without)) {
+                Ok(applied) => {
+                    sum.messages += applied.messages;
+                    sum.octets += applied.octets;
+                    Ok(true)
                 }
+                Err(Attempt::Refused { error, .. }) if !error.is_retryable() => {
+                    self.forget();
+                    reason = error.to_string();
+                    Ok(false)
+                }
+                Err(Attempt::Refused {
+                    error, messages, ..
+                }) => Err(ApplyError::Commit {
+                    messages,
+                    source: error,
+                }),
+                Err(Attempt::Fatal(error)) => Err(error),
+            }
+        });
+        match found {
+            Ok(Some(bad)) => {
+                warn!(
+                    isolated = bad.len(),
+                    "chains that nftables refuses are left as they were"
+                );
+                let bad = bad.into_iter().map(|name| (name, reason.clone()));
+                Ok(with_isolated(sum, bad.collect()))
+            }
+            Ok(None) => {
+                self.forget();
+                Err(ApplyError::Commit {
+                    messages,
+                    source: error,
+                })
+            }
+            Err(error) => {
+                self.forget();
+                Err(error)
             }
         }
-        Err(last.unwrap_or(ApplyError::List(Error::Interrupted { attempts: 0 })))
+    }
+
+    /// The last plan the kernel acknowledged, without what it refused.
+    pub fn applied(&self) -> Option<&Ruleset> {
+        self.applied.as_ref().map(|(ruleset, _)| ruleset)
+    }
+
+    /// Port of the socket, by which notifications of our own changes are known.
+    ///
+    /// # Errors
+    /// The socket has none.
+    pub fn port(&self) -> Result<u32, Error> {
+        self.socket.port()
     }
 
     /// Sizes of the last plan the kernel acknowledged.
@@ -315,7 +389,7 @@ impl Driver {
         match self.socket.submit(&mut writer.batch) {
             Ok(()) => {}
             Err(error) => {
-                let subjects = refused(&error, &writer.subjects);
+                let subjects = isolate::refused(&error, &writer.subjects);
                 return Err(Attempt::Refused {
                     error,
                     subjects,
@@ -388,6 +462,16 @@ impl Driver {
     }
 }
 
+fn with_isolated(applied: Applied, bad: BTreeMap<Name, String>) -> Applied {
+    let isolated = bad
+        .into_iter()
+        .map(|(chain, reason)| Isolated { chain, reason });
+    Applied {
+        isolated: isolated.collect(),
+        ..applied
+    }
+}
+
 /// Generations count up and leave out 0.
 fn next_generation(GenerationId(id): GenerationId) -> GenerationId {
     GenerationId(id.wrapping_add(1).max(1))
@@ -430,12 +514,15 @@ fn probe(socket: &mut Socket) -> Result<Features, StartError> {
         Err(Error::Rejected(_)) => TableFlags::Plain,
         Err(error) => return Err(StartError::Probe(error)),
     };
-    let log = match socket.submit(&mut nft::probe_log()) {
-        Ok(()) => true,
-        Err(Error::Rejected(_)) => false,
-        Err(error) => return Err(StartError::Probe(error)),
+    let mut knows = |rule: Rule| match socket.submit(&mut nft::probe_rule(&rule)) {
+        Ok(()) => Ok(true),
+        Err(Error::Rejected(_)) => Ok(false),
+        Err(error) => Err(StartError::Probe(error)),
     };
-    Ok(Features { table, log })
+    let log = knows(Rule::new("").then(Action::Log("probe".into())))?;
+    let flow_marks = knows(Rule::new("").when(Match::FlowMark { mask: 1, value: 1 }))?;
+    let abilities = Abilities { log, flow_marks };
+    Ok(Features { table, abilities })
 }
 
 fn adopt(socket: &mut Socket) -> Result<(), StartError> {
@@ -445,103 +532,4 @@ fn adopt(socket: &mut Socket) -> Result<(), StartError> {
             Some(Errno::EPERM) => StartError::SecondDaemon { port: 0 },
             _ => StartError::Adopt(error),
         })
-}
-
-/// The objects whose messages were refused.
-fn refused(error: &Error, subjects: &[Subject]) -> BTreeSet<Subject> {
-    let Error::Rejected(rejected) = error else {
-        return BTreeSet::new();
-    };
-    let indexes = rejected.failures.iter().filter_map(|failure| failure.index);
-    indexes
-        .filter_map(|index| subjects.get(index).cloned())
-        .collect()
-}
-
-/// Takes the refused objects out of the plan: their chains keep the old rules, new ones drop everything.
-fn isolate(
-    wanted: &mut Ruleset,
-    old: Option<&Ruleset>,
-    subjects: &BTreeSet<Subject>,
-    error: &Error,
-) -> Vec<Isolated> {
-    let mut bad: BTreeSet<Name> = BTreeSet::new();
-    for subject in subjects {
-        match subject {
-            Subject::Chain(name) => {
-                bad.insert(name.clone());
-            }
-            Subject::Set(set) => bad.extend(asking(wanted, set)),
-            Subject::Table => {}
-        }
-    }
-    // A base chain is all of our policy: there is nothing to fall back to.
-    bad.retain(|name| {
-        wanted
-            .chains
-            .get(name)
-            .is_some_and(|chain| chain.base.is_none())
-    });
-    for name in &bad {
-        let kept = old.and_then(|old| old.chains.get(name));
-        if let Some(kept) = kept {
-            let sets = sets_of(kept);
-            let kept_sets = old.into_iter().flat_map(|old| &old.sets);
-            let kept_sets = kept_sets.filter(|(name, _)| sets.contains(*name));
-            let kept_sets: Vec<_> = kept_sets
-                .map(|(name, set)| (name.clone(), set.clone()))
-                .collect();
-            for (name, set) in kept_sets {
-                wanted.sets.entry(name).or_insert(set);
-            }
-        }
-        let rules = kept.map_or_else(closed, |kept| kept.rules.clone());
-        if let Some(chain) = wanted.chains.get_mut(name) {
-            chain.rules = rules;
-        }
-    }
-    let used: BTreeSet<Name> = wanted.chains.values().flat_map(sets_of).collect();
-    wanted
-        .sets
-        .retain(|name, _| used.contains(name) || !subjects.contains(&Subject::Set(name.clone())));
-    let reason = error.to_string();
-    bad.into_iter()
-        .map(|chain| Isolated {
-            chain,
-            reason: reason.clone(),
-        })
-        .collect()
-}
-
-fn closed() -> Vec<Rule> {
-    vec![
-        Rule::new("refused by the kernel, closed")
-            .then(Action::Count)
-            .then(Action::Drop),
-    ]
-}
-
-fn asking(ruleset: &Ruleset, set: &Name) -> Vec<Name> {
-    let asking = ruleset
-        .chains
-        .iter()
-        .filter(|(_, chain)| sets_of(chain).contains(set));
-    asking.map(|(name, _)| name.clone()).collect()
-}
-
-fn sets_of(chain: &Chain) -> BTreeSet<Name> {
-    let mut sets = BTreeSet::new();
-    for rule in &chain.rules {
-        for matching in &rule.matches {
-            if let Match::Lookup(_, _, set) = matching {
-                sets.insert(set.clone());
-            }
-        }
-        for action in &rule.actions {
-            if let Action::Map(_, map) = action {
-                sets.insert(map.clone());
-            }
-        }
-    }
-    sets
 }

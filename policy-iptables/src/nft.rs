@@ -20,5 +20,5 @@ pub use image::{ChainImage, Image, RuleImage, SetImage};
 pub(crate) use list::{Owner, find_table, generation, list, rule_handles};
 pub use transact::TableFlags;
 pub(crate) use transact::{
-    Changes, Handles, Subject, adoption, probe_log, probe_owner, repave, transaction,
+    Changes, Handles, Subject, adoption, probe_owner, probe_rule, repave, transaction,
 };

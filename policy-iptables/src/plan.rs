@@ -26,7 +26,7 @@ mod rules;
 mod sets;
 mod settings;
 
-pub use settings::{DenyAction, HostAction, LoopPrevention, Settings, WorkloadTunnels};
+pub use settings::{Abilities, DenyAction, HostAction, LoopPrevention, Settings, WorkloadTunnels};
 
 use ids::Ids;
 use sets::Sets;

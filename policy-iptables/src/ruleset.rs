@@ -297,6 +297,13 @@ pub enum Match {
         /// What they must be.
         value: u32,
     },
+    /// Mark of the flow under a mask; a packet without a flow fails it.
+    FlowMark {
+        /// Bits that are looked at.
+        mask: u32,
+        /// What they must be.
+        value: u32,
+    },
     /// The routing table calls an address local.
     Local(Sense, Locality),
 }

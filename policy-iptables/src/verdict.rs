@@ -75,6 +75,8 @@ pub enum State {
     New,
     /// Part of a flow, or related to one.
     Established,
+    /// The same, of a flow that was marked because a later policy forbids it.
+    Cut,
     /// No place in any flow.
     Invalid,
     /// Not tracked.
@@ -282,7 +284,9 @@ impl Walker<'_> {
             Match::In(interface) => named(packet.input.as_ref(), interface),
             Match::Out(interface) => named(packet.output.as_ref(), interface),
             Match::State(states) => match states {
-                States::EstablishedOrRelated => packet.state == State::Established,
+                States::EstablishedOrRelated => {
+                    matches!(packet.state, State::Established | State::Cut)
+                }
                 States::Invalid => packet.state == State::Invalid,
             },
             Match::Protocol(sense, number) => sense.of(packet.protocol() == *number),
@@ -304,6 +308,11 @@ impl Walker<'_> {
                 key.is_some_and(|key| sense.of(self.contains(set, &key)))
             }
             Match::Mark { mask, value } => packet.mark & mask == *value,
+            Match::FlowMark { mask, value } => match packet.state {
+                State::New | State::Established => *value == 0,
+                State::Cut => mask == value,
+                State::Invalid | State::Untracked => false,
+            },
             Match::Local(sense, locality) => sense.of(match locality {
                 Locality::Destination => packet.local.destination,
                 Locality::Source => packet.local.source,
@@ -394,6 +403,7 @@ pub fn faults(ruleset: &Ruleset) -> Vec<String> {
                     | Match::State(_)
                     | Match::Protocol(..)
                     | Match::Mark { .. }
+                    | Match::FlowMark { .. }
                     | Match::Local(..) => None,
                 };
                 if needs.is_some() && needs != family {

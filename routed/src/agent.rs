@@ -3,11 +3,12 @@
 //! ```text
 //!  watch tasks (15) ──Heard 1024──► inbox ──► ipam (its kinds)
 //!                                     └────Request 1024──► reconcile ◄──── cni server ◄── plugin (cni.sock)
-//!  monitor ──Request──────────────────────────────────────►  │  ▲            │
+//!  monitors ─Request──────────────────────────────────────►  │  ▲            │
 //!  secrets ──Request──────────────────────────────────────►  │  │            └──► ipam ──► API server
 //!                                                             │  └─Request── speaker ◄── peers (TCP 179)
 //!      watch channels (last state only): sync, settings ◄─────┤                ▲
 //!      NodeFacts ──► node writer;  TunnelsWanted ──► tunnel;  └─ Peering ──────┘;  metrics address ──► metrics
+//!                        reconcile ──Review 16──► flows (marks live flows that a later policy forbids)
 //!  lease, health (9099), inspect (inspect.sock), metrics (9091): on their own
 //! ```
 //!
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dataplane::io::Conntrack;
 use model::{Event, Object, World};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
@@ -35,7 +37,7 @@ use crate::metrics::{self, KindLabel, Metrics};
 use crate::peering::Wanted;
 use crate::reconcile::{Kernel, Outlook, Reconciler};
 use crate::world::{REQUESTS, Request, SyncState, WorldHandle};
-use crate::{lock, reconcile, signal, speaker, tunnel};
+use crate::{flows, lock, reconcile, signal, speaker, tunnel};
 
 /// Changes that may wait between the watches and the inbox; a burst at start is one per object.
 const HEARD: usize = 1024;
@@ -166,6 +168,10 @@ impl Wiring {
             Kernel::open(&self.args.sysctl_root).context("cannot open the kernel's side")?;
         let learnt_before = kernel.has_learnt_routes().context("cannot list routes")?;
         let monitor = kernel.monitor().context("cannot listen to the kernel")?;
+        let policy_monitor = kernel
+            .policy_monitor()
+            .context("cannot listen to nftables")?;
+        self.start_reviews(rest, &mut kernel)?;
         let told = Told {
             world: WorldHandle::new(requests.clone(), sync_seen, settings_seen),
             requests: requests.clone(),
@@ -197,8 +203,24 @@ impl Wiring {
         let reconciler = Reconciler::new(World::new(node), kernel, outlook, health, metrics);
         let stop = self.stop.clone();
         named(rest, "reconcile", reconciler.run(inbox, stop.clone()));
+        let touched = listen_to_policy(policy_monitor, requests.clone(), stop.clone());
+        named(rest, "policy monitor", touched);
         named(rest, "monitor", listen(monitor, requests, stop));
         Ok(told)
+    }
+
+    /// The task that looks at live flows after a change of policy.
+    fn start_reviews(
+        &self,
+        rest: &mut JoinSet<&'static str>,
+        kernel: &mut Kernel,
+    ) -> anyhow::Result<()> {
+        let conntrack = Conntrack::open().context("cannot list live flows")?;
+        let (reviews, inbox) = mpsc::channel(flows::REVIEWS);
+        kernel.review_by(reviews);
+        let review = flows::review(conntrack, inbox, self.metrics.clone(), self.stop.clone());
+        named(rest, "flows", review);
+        Ok(())
     }
 
     /// What comes from the API server, and the address task, which reads some of it.
@@ -409,6 +431,27 @@ async fn listen(
                 tracing::error!(%error, "cannot hear the kernel");
                 return;
             }
+        }
+    }
+}
+
+/// Passes on that another hand touched the table of policy.
+async fn listen_to_policy(
+    mut monitor: policy_iptables::io::Monitor,
+    requests: mpsc::Sender<Request>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let touched = tokio::select! {
+            touched = monitor.touched() => touched,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        if let Err(error) = touched {
+            tracing::error!(%error, "cannot hear nftables");
+            return;
+        }
+        if requests.send(Request::PolicyTouched).await.is_err() {
+            return;
         }
     }
 }

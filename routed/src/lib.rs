@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cni;
 pub mod controller;
 pub mod fib;
+pub mod flows;
 pub mod health;
 pub mod inspect;
 pub mod ipam;

@@ -51,6 +51,10 @@ pub struct Metrics {
     pub endpoints_local: Gauge,
     /// Nodes, pods and policies known.
     pub cluster: Family<KindLabel, Gauge>,
+    /// Live flows that a later policy forbade.
+    pub flows_cut: Counter,
+    /// Cut flows that a policy after that allowed again.
+    pub flows_mended: Counter,
     /// Times the kernel told of changes that were not ours.
     pub repairs: Family<DomainLabel, Counter>,
 }
@@ -73,6 +77,8 @@ impl Default for Metrics {
             quarantined: Family::default(),
             endpoints_local: Gauge::default(),
             cluster: Family::default(),
+            flows_cut: Counter::default(),
+            flows_mended: Counter::default(),
             repairs: Family::default(),
         };
         metrics.register();
@@ -117,6 +123,16 @@ impl Metrics {
             "cluster",
             "Objects this node knows of",
             self.cluster.clone(),
+        );
+        registry.register(
+            "flows_cut",
+            "Live flows that a later policy forbade",
+            self.flows_cut.clone(),
+        );
+        registry.register(
+            "flows_mended",
+            "Cut flows that a policy allowed again",
+            self.flows_mended.clone(),
         );
         registry.register(
             "repairs",

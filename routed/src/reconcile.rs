@@ -4,7 +4,7 @@
 //!  watches ─┐                       ┌─► policy:  plan → Driver (one nft transaction)
 //!  CNI ─────┼─► requests ─► World ──┤
 //!  speaker ─┤   (drained in bulk)   ├─► routes:  plan + learnt → Driver (links up, neighbours, routes)
-//!  monitor ─┘                       ├─► peering: wanted sessions and prefixes ─► speaker task
+//!  monitors ┘                       ├─► peering: wanted sessions and prefixes ─► speaker task
 //!                                   └─► answers: whoever waits for its interface
 //! ```
 //!
@@ -190,6 +190,15 @@ impl Reconciler {
                     // Own addresses and on-link peers are read from the host.
                     self.dirty |= Dirty::PEERING;
                 }
+            }
+            Request::PolicyTouched => {
+                tracing::warn!("another program changed table inet margay; it is restored");
+                self.kernel.policy_touched();
+                self.metrics
+                    .repairs
+                    .get_or_create(&crate::metrics::DomainLabel { domain: "policy" })
+                    .inc();
+                self.dirty |= Dirty::POLICY;
             }
             Request::Learnt(routes) => {
                 if self.kernel.learnt(routes) {

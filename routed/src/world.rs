@@ -31,6 +31,8 @@ pub enum Request {
     Pod(PodRef, oneshot::Sender<Option<PodView>>),
     /// The kernel told of a change in tables of ours, so list them again.
     KernelChanged(dataplane::io::Changed),
+    /// Another hand touched the table of policy, so list it again.
+    PolicyTouched,
     /// The speaker's best paths changed.
     Learnt(LearntRoutes),
     /// BGP passwords were read, or changed.

@@ -234,3 +234,72 @@ fn events_survive_serialisation() {
     let again: Event = serde_json::from_str(&text).unwrap();
     assert_eq!(format!("{event:?}"), format!("{again:?}"));
 }
+
+fn policy(namespace: &str) -> api::networking::NetworkPolicy {
+    let metadata = ObjectMeta {
+        name: Some("isolate".into()),
+        namespace: Some(namespace.into()),
+        ..ObjectMeta::default()
+    };
+    api::networking::NetworkPolicy {
+        metadata,
+        spec: None,
+    }
+}
+
+fn dying() -> Namespace {
+    Namespace {
+        terminating: true,
+        ..namespace(0)
+    }
+}
+
+#[test]
+fn a_policy_deleted_with_its_namespace_stays_until_each_of_its_interfaces_is_gone() {
+    let id = NamespacedName::new("web", "isolate");
+    let deleted = || Event::Delete(Key::KubeNetworkPolicy(id.clone()));
+    let mut world = World::new("a1".into());
+    for name in [3, 4] {
+        world.apply(Event::upsert(pod(name, 0, name, true, false)));
+        world.apply(Event::upsert(endpoint(name, name)));
+    }
+    world.apply(Event::upsert(namespace(0)));
+    world.apply(Event::upsert(policy("web")));
+    // While the namespace lives, a deletion is a deletion.
+    world.apply(deleted());
+    assert!(world.kube_policies().is_empty());
+
+    world.apply(Event::upsert(policy("web")));
+    world.apply(Event::upsert(dying()));
+    assert_eq!(world.apply(deleted()), Dirty::NONE);
+    // Pods and namespace go from the API; the sandboxes are taken down after them, one by one.
+    for name in [3, 4] {
+        world.apply(Event::Delete(Key::Pod(PodRef::new(
+            "web",
+            format!("p{name}"),
+        ))));
+    }
+    world.apply(Event::Delete(Key::Namespace("web".into())));
+    world.apply(Event::Delete(Key::Endpoint(attachment(3))));
+    assert!(world.kube_policies().contains_key(&id));
+    let dirty = world.apply(Event::Delete(Key::Endpoint(attachment(4))));
+    assert!(dirty.any(Dirty::POLICY));
+    assert!(world.kube_policies().is_empty());
+}
+
+#[test]
+fn a_policy_made_again_is_no_longer_held() {
+    let id = NamespacedName::new("web", "isolate");
+    let mut world = World::new("a1".into());
+    world.apply(Event::upsert(pod(3, 0, 3, true, false)));
+    world.apply(Event::upsert(endpoint(3, 3)));
+    world.apply(Event::upsert(dying()));
+    world.apply(Event::upsert(policy("web")));
+    world.apply(Event::Delete(Key::KubeNetworkPolicy(id.clone())));
+    world.apply(Event::upsert(namespace(0)));
+    world.apply(Event::upsert(policy("web")));
+    world.apply(Event::Delete(Key::Endpoint(attachment(3))));
+    assert!(world.kube_policies().contains_key(&id));
+    world.apply(Event::Delete(Key::KubeNetworkPolicy(id)));
+    assert!(world.kube_policies().is_empty());
+}

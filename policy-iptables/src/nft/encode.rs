@@ -43,6 +43,10 @@ enum Meta {
 const STATE_INVALID: u32 = 1;
 const STATE_ESTABLISHED: u32 = 2;
 const STATE_RELATED: u32 = 4;
+/// `NFT_CT_STATE`.
+const CT_STATE: u32 = 0;
+/// `NFT_CT_MARK`.
+const CT_MARK: u32 = 3;
 /// `RTN_LOCAL` of `linux/rtnetlink.h`.
 const LOCAL_ROUTE: u32 = 2;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
@@ -94,6 +98,11 @@ fn encode_match(enc: &mut Encoder, matching: &Match) {
         }
         Match::Mark { mask, value } => {
             load_meta(enc, Meta::Mark, register::FIRST);
+            bitwise(enc, &mask.to_ne_bytes(), &[0; 4]);
+            compare(enc, Compare::Equal, &value.to_ne_bytes());
+        }
+        Match::FlowMark { mask, value } => {
+            load_flow(enc, CT_MARK);
             bitwise(enc, &mask.to_ne_bytes(), &[0; 4]);
             compare(enc, Compare::Equal, &value.to_ne_bytes());
         }
@@ -351,13 +360,17 @@ fn state(enc: &mut Encoder, states: States) {
         States::EstablishedOrRelated => STATE_ESTABLISHED | STATE_RELATED,
         States::Invalid => STATE_INVALID,
     };
-    expression(enc, "ct", |enc| {
-        enc.put_be32(1, register::FIRST);
-        // NFT_CT_STATE.
-        enc.put_be32(2, 0);
-    });
+    load_flow(enc, CT_STATE);
     bitwise(enc, &wanted.to_ne_bytes(), &[0; 4]);
     compare(enc, Compare::NotEqual, &[0; 4]);
+}
+
+/// Loads what connection tracking knows of the packet's flow.
+fn load_flow(enc: &mut Encoder, key: u32) {
+    expression(enc, "ct", |enc| {
+        enc.put_be32(1, register::FIRST);
+        enc.put_be32(2, key);
+    });
 }
 
 fn port(enc: &mut Encoder, sense: Sense, side: Side, first: u16, last: u16) {

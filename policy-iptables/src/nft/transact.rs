@@ -20,7 +20,7 @@ use super::image::{
     ChainImage, RuleImage, SetImage, chain_userdata, put_userdata, rule_userdata, set_userdata,
 };
 use crate::ruleset::{
-    Action, Chain, ChainKind, Content, Hook, Key, Name, Range, Rule, Ruleset, Set, TABLE, Verdict,
+    Chain, ChainKind, Content, Hook, Key, Name, Range, Rule, Ruleset, Set, TABLE, Verdict,
 };
 
 /// Elements of one message stay below this; an attribute holds at most 65,531 octets.
@@ -216,10 +216,9 @@ pub(crate) fn probe_owner() -> Batch {
     probe(TableFlags::OwnedPersistent, |_| {})
 }
 
-/// The same with a rule that logs: whether the kernel has a logger.
-pub(crate) fn probe_log() -> Batch {
+/// The same with a rule: whether the kernel knows what it asks.
+pub(crate) fn probe_rule(planned: &Rule) -> Batch {
     probe(TableFlags::Plain, |writer| {
-        let rule = Rule::new("").then(Action::Log("probe".into()));
         writer.push(Subject::Table, abi::NEW_CHAIN, flags::CREATE, |enc| {
             enc.put_str(chain::TABLE, PROBE_TABLE);
             enc.put_str(chain::NAME, "probe");
@@ -231,7 +230,7 @@ pub(crate) fn probe_log() -> Batch {
             |enc| {
                 enc.put_str(rule::TABLE, PROBE_TABLE);
                 enc.put_str(rule::CHAIN, "probe");
-                enc.nest(rule::EXPRESSIONS, |enc| enc.raw(&encode::rule(&rule)));
+                enc.nest(rule::EXPRESSIONS, |enc| enc.raw(&encode::rule(planned)));
             },
         );
     })

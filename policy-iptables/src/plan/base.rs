@@ -282,11 +282,18 @@ const fn filter(hook: Hook, priority: i32) -> Base {
 
 /// What stands before every judgement of a workload's packet.
 fn gate(settings: &Settings) -> Vec<Rule> {
-    let mut rules = vec![
-        Rule::new("")
-            .when(Match::State(States::EstablishedOrRelated))
-            .then(Action::Accept),
-    ];
+    let known = Rule::new("").when(Match::State(States::EstablishedOrRelated));
+    let mut rules = match settings.cut {
+        None => vec![known.then(Action::Accept)],
+        Some(mask) => {
+            let marked = |rule: Rule, value| rule.when(Match::FlowMark { mask, value });
+            let cut = Rule::new("a flow that a later policy cut");
+            vec![
+                marked(known, 0).then(Action::Accept),
+                marked(cut, mask).then(Action::Count).then(Action::Drop),
+            ]
+        }
+    };
     if settings.drop_invalid {
         let rule = Rule::new("no place in any flow").when(Match::State(States::Invalid));
         rules.push(rule.then(Action::Count).then(Action::Drop));

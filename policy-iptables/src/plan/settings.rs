@@ -23,6 +23,8 @@ pub struct Settings {
     pub vxlan_port: u16,
     /// One bit of the packet mark, used inside a group's chain only and never left set.
     pub mark: u32,
+    /// One bit of the mark of flows: set on those that are live and that a later policy forbids. `None`: such flows live on.
+    pub cut: Option<u32>,
     /// Prefix of log lines, with `%t` tier, `%k` kind, `%n` name, `%p` namespace and name.
     pub log_prefix: Arc<str>,
     /// The kernel has a logger: Log rules are rendered.
@@ -35,6 +37,15 @@ pub struct Settings {
     pub loops: LoopPrevention,
     /// Address translation, as `dataplane` planned it.
     pub nat: NatFacts,
+}
+
+/// What not every kernel can do; [`crate::io::Features`] finds out by trying.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// A logger is there, so Log rules can be rendered.
+    pub log: bool,
+    /// Flows have marks, so live flows can be cut.
+    pub flow_marks: bool,
 }
 
 /// Tunnel packets that workloads may send.
@@ -89,6 +100,7 @@ impl Default for Settings {
             drop_invalid: true,
             vxlan_port: 4789,
             mark: lowest_bit(MARK_MASK),
+            cut: Some(lowest_bit(MARK_MASK)),
             log_prefix: "calico-packet".into(),
             log: true,
             ipv6: true,
@@ -100,10 +112,16 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads the settings in force on this node. `log` tells whether the kernel has a logger ([`crate::io::Features`]).
-    pub fn from_world(world: &World, nat: NatFacts, log: bool) -> Self {
+    /// Reads the settings in force on this node, as far as the kernel can follow them.
+    pub fn from_world(world: &World, nat: NatFacts, kernel: Abilities) -> Self {
         let felix = model::settings::felix(world);
         let default = Self::default();
+        let mark = lowest_bit(felix.nftables_mark_mask.unwrap_or(MARK_MASK));
+        let extension = felix.margay.clone().unwrap_or_default();
+        let cuts = match extension.established_flows {
+            None | Some(felix::EstablishedFlows::Reevaluate) => kernel.flow_marks,
+            Some(felix::EstablishedFlows::Keep) => false,
+        };
         Self {
             prefixes: felix
                 .interface_prefix
@@ -126,9 +144,10 @@ impl Settings {
             },
             drop_invalid: !felix.disable_conntrack_invalid_check.unwrap_or(false),
             vxlan_port: felix.vxlan_port.unwrap_or(default.vxlan_port),
-            mark: lowest_bit(felix.nftables_mark_mask.unwrap_or(MARK_MASK)),
+            mark,
+            cut: cuts.then_some(mark),
             log_prefix: felix.log_prefix.map_or(default.log_prefix, Into::into),
-            log,
+            log: kernel.log,
             ipv6: felix.ipv6_support.unwrap_or(true) && has_ipv6(world),
             service_ranges: service_ranges(world),
             loops: match felix.service_loop_prevention {

@@ -142,6 +142,7 @@ impl Display for Match {
             Self::Net(sense, side, net) => write!(f, "{}{}{net}", address(*side), between(*sense)),
             Self::Lookup(sense, field, set) => write!(f, "{field}{}@{set}", between(*sense)),
             Self::Mark { mask, value } => write!(f, "mark & {mask:#x} == {value:#x}"),
+            Self::FlowMark { mask, value } => write!(f, "flow mark & {mask:#x} == {value:#x}"),
             Self::Local(sense, locality) => {
                 let what = match locality {
                     Locality::Destination => "daddr",

@@ -193,7 +193,10 @@ impl<'a> Evaluation<'a> {
 
     fn known_flow(&mut self) -> Option<Outcome> {
         match self.packet.state {
-            State::Established => Some(self.fixed("established", Outcome::Pass)),
+            State::Cut if self.settings.cut.is_some() => {
+                Some(self.fixed("a flow that a later policy cut", Outcome::Drop))
+            }
+            State::Established | State::Cut => Some(self.fixed("established", Outcome::Pass)),
             State::Invalid if self.settings.drop_invalid => {
                 Some(self.fixed("no place in any flow", Outcome::Drop))
             }

@@ -7,16 +7,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 
+use netlink::attr::Encoder;
 use netlink::{Batch, Protocol, Socket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag};
-use policy_iptables::verdict::{Device, Packet};
+use policy_iptables::verdict::{Device, Packet, Payload};
 
 use crate::wire;
-use crate::worlds::{self, Site};
+use crate::worlds::{self, Shape, Site};
 
 fn ip(arguments: &str) {
     let output = Command::new("ip")
@@ -84,6 +86,36 @@ fn raw(family: AddressFamily, protocol: i32) -> OwnedFd {
     assert!(fd >= 0, "raw socket {protocol}");
     // SAFETY: just opened, owned by nobody else.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Header and original tuple of a flow, for the kernel.
+fn flow(enc: &mut Encoder, packet: &Packet) {
+    let (family, source, destination) = match (packet.source, packet.destination) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (2, a.octets().to_vec(), b.octets().to_vec()),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (10, a.octets().to_vec(), b.octets().to_vec()),
+        mixed => panic!("{mixed:?}"),
+    };
+    let Payload::Transport {
+        protocol,
+        source: from,
+        destination: to,
+    } = packet.payload
+    else {
+        panic!("{packet:?} has no ports");
+    };
+    let first = if family == 2 { 1 } else { 3 };
+    enc.raw(&[family, 0, 0, 0]);
+    enc.nest(1, |enc| {
+        enc.nest(1, |enc| {
+            enc.put(first, &source);
+            enc.put(first + 1, &destination);
+        });
+        enc.nest(2, |enc| {
+            enc.put_u8(1, protocol);
+            enc.put_be16(2, from);
+            enc.put_be16(3, to);
+        });
+    });
 }
 
 /// Where a packet arrived.
@@ -154,11 +186,37 @@ impl Bench {
         self.conntrack.submit(&mut batch).unwrap();
     }
 
+    /// Sets bits in the mark of the flow that a packet began.
+    pub(crate) fn mark(&mut self, packet: &Packet, mask: u32, value: u32) {
+        const CHANGE: u16 = 0x100;
+        let mut batch = Batch::new();
+        batch.push(CHANGE, 0, |enc| {
+            flow(enc, packet);
+            enc.put_be32(8, value);
+            enc.put_be32(21, mask);
+        });
+        self.conntrack.submit(&mut batch).unwrap();
+    }
+
+    /// Forgets the flow that a packet began.
+    pub(crate) fn forget(&mut self, packet: &Packet) {
+        const DELETE: u16 = 0x102;
+        let mut batch = Batch::new();
+        batch.push(DELETE, 0, |enc| flow(enc, packet));
+        self.conntrack.submit(&mut batch).unwrap();
+    }
+
     /// Lets a packet with a tag come in.
     pub(crate) fn send(&self, packet: &Packet, tag: u32) {
+        self.send_as(packet, tag, Shape::Plain);
+    }
+
+    /// The same, written in one way or another.
+    pub(crate) fn send_as(&self, packet: &Packet, tag: u32, shape: Shape) {
         let device = packet.input.as_ref().unwrap().index;
-        let bytes = wire::forge(packet, tag);
-        nix::unistd::write(&self.devices[&device], &bytes).unwrap();
+        for bytes in wire::forge(packet, tag, shape) {
+            nix::unistd::write(&self.devices[&device], &bytes).unwrap();
+        }
     }
 
     /// Reads whatever is there; true if anything was.

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use policy_iptables::io::{Driver, StartError};
+use policy_iptables::io::{Driver, Isolated, Monitor, StartError};
 use policy_iptables::nft::{Image, TableFlags};
 use policy_iptables::ruleset::{
     Action, Chain, Content, ContentKey, Key, KeyType, Match, Range, Ruleset, Sense, Verdict,
@@ -14,7 +15,7 @@ use policy_iptables::ruleset::{
 use crate::everything::{everything, keys, rule, set};
 use crate::namespace;
 
-fn nft(arguments: &[&str]) -> String {
+pub(crate) fn nft(arguments: &[&str]) -> String {
     let output = Command::new("nft").args(arguments).output().unwrap();
     assert!(
         output.status.success(),
@@ -228,4 +229,152 @@ fn a_table_with_objects_of_another_type_is_made_anew() {
     let mut driver = Driver::open().unwrap();
     driver.apply(&ruleset).unwrap();
     assert_eq!(driver.list().unwrap(), Image::of(&ruleset, None));
+}
+
+/// A chain of one rule that leads to another.
+fn leading_to(target: &str) -> Chain {
+    Chain {
+        base: None,
+        key: None,
+        comment: "".into(),
+        rules: vec![rule().then(Action::Jump(target.into()))],
+    }
+}
+
+#[test]
+fn a_chain_refused_later_keeps_its_old_rules_also_after_everything_was_listed_anew() {
+    if !namespace::is_private() {
+        return;
+    }
+    let good = everything();
+    let mut driver = Driver::open().unwrap();
+    driver.apply(&good).unwrap();
+    let mut bad = good.clone();
+    bad.chains.insert("f1".into(), leading_to("nowhere"));
+    bad.chains.insert("f3".into(), leading_to("unknown"));
+    let mut kept = good.clone();
+    kept.chains.insert("f3".into(), leading_to("unknown"));
+    for round in 0..3 {
+        let applied = driver.apply(&bad).unwrap();
+        let names: Vec<&str> = applied.isolated.iter().map(|one| &*one.chain).collect();
+        assert_eq!(names, ["f1"], "round {round}");
+        assert!(!applied.isolated[0].reason.is_empty());
+        assert_eq!(
+            driver.list().unwrap(),
+            Image::of(&kept, None),
+            "round {round}"
+        );
+        driver.forget();
+    }
+    assert_eq!(driver.apply(&good).unwrap().isolated, []);
+    assert_eq!(driver.list().unwrap(), Image::of(&good, None));
+}
+
+#[test]
+fn chains_that_are_bad_only_together_are_found_and_the_rest_is_applied() {
+    if !namespace::is_private() {
+        return;
+    }
+    let mut ruleset = everything();
+    // A ring: the kernel names whichever rule closes it, and the chain of that rule may be in order.
+    let into = rule().then(Action::Jump("g1".into()));
+    ruleset.chains.get_mut("f1").unwrap().rules.push(into);
+    for (from, to) in [("g1", "g2"), ("g2", "g3"), ("g3", "g1")] {
+        ruleset.chains.insert(from.into(), leading_to(to));
+    }
+    for n in 0..40 {
+        let name = format!("h{n}");
+        ruleset
+            .chains
+            .insert(name.as_str().into(), leading_to("unknown"));
+    }
+    let mut driver = Driver::open().unwrap();
+    let applied = driver.apply(&ruleset).unwrap();
+    assert!(!applied.isolated.is_empty());
+    let ring = |one: &Isolated| one.chain.starts_with('g') || &*one.chain == "f1";
+    assert!(applied.isolated.iter().all(ring), "{:?}", applied.isolated);
+    let listed = driver.list().unwrap();
+    let planned = Image::of(&ruleset, None);
+    for (name, chain) in &planned.chains {
+        let isolated = applied.isolated.iter().any(|one| one.chain == *name);
+        assert_eq!(listed.chains.get(name) == Some(chain), !isolated, "{name}");
+    }
+}
+
+#[test]
+fn a_foreign_flush_spares_the_table_while_its_owner_lives_and_the_next_start_mends_it_after() {
+    if !namespace::is_private() {
+        return;
+    }
+    let ruleset = everything();
+    let mut driver = Driver::open().unwrap();
+    driver.apply(&ruleset).unwrap();
+    let untouched = |driver: &mut Driver| {
+        driver.forget();
+        assert_eq!(driver.apply(&ruleset).unwrap().messages, 0);
+    };
+    for command in ["flush ruleset", "add table inet other", "flush ruleset"] {
+        nft(&command.split(' ').collect::<Vec<_>>());
+        untouched(&mut driver);
+    }
+    // What a firewall of the old kind does to its own tables does not concern ours.
+    for arguments in [["-F"], ["-X"]] {
+        let done = Command::new("iptables-nft").args(arguments).status();
+        assert!(done.is_ok_and(|status| status.success()), "{arguments:?}");
+        untouched(&mut driver);
+    }
+    for command in ["delete table inet margay", "flush table inet margay"] {
+        let refused = Command::new("nft")
+            .args(command.split(' '))
+            .output()
+            .unwrap();
+        assert!(!refused.status.success(), "{command}");
+    }
+    untouched(&mut driver);
+
+    drop(driver);
+    nft(&["flush", "ruleset"]);
+    assert_eq!(nft(&["list", "tables"]), "");
+    let mut driver = Driver::open().unwrap();
+    driver.apply(&ruleset).unwrap();
+    assert_eq!(driver.list().unwrap(), Image::of(&ruleset, None));
+    assert!(nft(&["list", "ruleset"]).contains("flags owner"));
+}
+
+#[tokio::test]
+async fn a_flush_of_a_plain_table_is_heard_and_mended_at_once() {
+    if !namespace::is_private() {
+        return;
+    }
+    nft(&["add", "table", "inet", "margay"]);
+    let ruleset = everything();
+    let mut driver = Driver::open().unwrap();
+    assert_eq!(driver.features().table, TableFlags::Plain);
+    let mut monitor = Monitor::open(driver.port().unwrap()).unwrap();
+    driver.apply(&ruleset).unwrap();
+    // Our own changes and those of other tables are not told.
+    nft(&["add", "table", "inet", "other"]);
+    let silence = tokio::time::timeout(Duration::from_millis(100), monitor.touched()).await;
+    assert!(silence.is_err());
+    let mut slowest = Duration::ZERO;
+    for command in [
+        "flush ruleset",
+        "flush chain inet margay f1",
+        "delete table inet margay",
+    ] {
+        nft(&command.split(' ').collect::<Vec<_>>());
+        let started = Instant::now();
+        let heard = tokio::time::timeout(Duration::from_secs(5), monitor.touched()).await;
+        heard.expect(command).unwrap();
+        driver.forget();
+        driver.apply(&ruleset).unwrap();
+        slowest = slowest.max(started.elapsed());
+        assert_eq!(
+            driver.list().unwrap(),
+            Image::of(&ruleset, None),
+            "{command}"
+        );
+    }
+    println!("slowest repair {slowest:?}");
+    assert!(slowest < Duration::from_millis(500));
 }

@@ -264,6 +264,12 @@ fn compares() -> Vec<Rule> {
             .when(Match::Icmp(Sense::IsNot, 128, None))
             .then(Action::Drop),
         rule()
+            .when(Match::FlowMark {
+                mask: 0x1_0000,
+                value: 0x1_0000,
+            })
+            .then(Action::Drop),
+        rule()
             .when(Match::Protocol(Sense::IsNot, 58))
             .then(Action::Goto("unknown".into())),
     ]

@@ -7,6 +7,7 @@
 //! | `differential` | does the kernel agree with both |
 //! | `driver` | does everything load, list, get adopted; what does a change cost |
 //! | `scale` | what does a change cost on a full node |
+//! | `flows` | are the right live flows named after a change, and cut |
 //! | `traffic` | is anything lost or let through while policy changes and daemons die |
 //!
 //! Those that need a kernel run in a network namespace of their own and skip visibly without one.
@@ -23,6 +24,7 @@ mod bench;
 mod differential;
 mod driver;
 mod everything;
+mod flows;
 mod namespace;
 mod random;
 mod scale;

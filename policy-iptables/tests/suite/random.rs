@@ -32,7 +32,8 @@ fn reference_and_walker_agree_on_random_worlds() {
         for event in &events {
             world.apply(event.clone());
         }
-        let settings = worlds::settings(&mut rng);
+        let mut settings = worlds::settings(&mut rng);
+        settings.cut = settings.cut.filter(|_| rng.random());
         let plan = Planner::new().plan(&mut world, &settings);
         assert_eq!(faults(&plan.ruleset), Vec::<String>::new(), "seed {seed}");
         for _ in 0..40 {
@@ -40,7 +41,8 @@ fn reference_and_walker_agree_on_random_worlds() {
             packet.state = match rng.random_range(0..30) {
                 0 => State::Established,
                 1 => State::Invalid,
-                _ => State::New,
+                2 => State::Cut,
+                _ => packet.state,
             };
             packet.mark = if rng.random_ratio(1, 10) {
                 0xffff_ffff

@@ -1,7 +1,7 @@
 //! The sentences of the semantics as cases written by hand: reference and walker must both give the verdict that stands here.
 //!
 //! The scene: namespaces `x`, `y`, `z` (label `team`: red, blue, none) with pods `a`, `b`, `c` each (label `pod`), all on this
-//! node. Pod `n` has address `10.244.0.(n + 1)`. Every pod serves `web` on TCP 80 and `dns` on UDP 53; `y/b` serves `web` on 8080.
+//! node. Pod `n` has addresses `10.244.0.(n + 1)` and, asked for as `x/a+6`, `fd00:244::(n + 1)`. Every pod serves `web` on TCP 80 and `dns` on UDP 53; `y/b` serves `web` on 8080.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,20 +16,28 @@ use policy_iptables::verdict::evaluate::evaluate;
 use policy_iptables::verdict::{Device, Locals, Outcome, Packet, Payload, State, faults, walk};
 use serde_json::{Value, json};
 
+use crate::worlds;
+
 const PODS: [&str; 9] = [
     "x/a", "x/b", "x/c", "y/a", "y/b", "y/c", "z/a", "z/b", "z/c",
 ];
 
 fn pod_of(name: &str) -> Option<usize> {
+    let name = name.strip_suffix("+6").unwrap_or(name);
     PODS.iter().position(|pod| *pod == name)
 }
 
 fn address_of(name: &str) -> IpAddr {
     match (name, pod_of(name)) {
-        (_, Some(n)) => IpAddr::from([10, 244, 0, u8::try_from(n + 1).unwrap()]),
+        (name, Some(n)) => worlds::pod_address(n, name.ends_with("+6")),
+        ("host+6", None) => worlds::HOST[1],
         ("host", None) => IpAddr::from([192, 0, 2, 1]),
         (text, None) => text.parse().unwrap(),
     }
+}
+
+fn addresses_of(n: usize) -> Vec<IpAddr> {
+    [false, true].map(|v6| worlds::pod_address(n, v6)).to_vec()
 }
 
 fn device(n: usize) -> Device {
@@ -54,7 +62,7 @@ fn pod(n: usize) -> Pod {
         labels: Labels::from([("pod".into(), name.into())]),
         annotations: BTreeMap::new(),
         service_account: Some(format!("sa-{name}").as_str().into()),
-        ips: vec![address_of(PODS[n])],
+        ips: addresses_of(n),
         finished: false,
         terminating: false,
         host_network: false,
@@ -77,7 +85,7 @@ fn endpoint(n: usize) -> LocalEndpoint {
         interface: device(n).name,
         ifindex: device(n).index,
         mac: None,
-        addresses: vec![address_of(PODS[n])],
+        addresses: addresses_of(n),
         labels: Labels::new(),
     }
 }
@@ -119,7 +127,7 @@ fn read<T: serde::de::DeserializeOwned>(object: &Value) -> T {
     serde_json::from_value(object.clone()).unwrap()
 }
 
-/// `tcp 80`, `udp 53`, `sctp 9`, `icmp 8`, `proto 47`.
+/// `tcp 80`, `udp 53`, `sctp 9`, `icmp 8` of the version of the addresses, `proto 47`.
 fn payload(text: &str) -> Payload {
     let (protocol, number) = text.split_once(' ').unwrap();
     let number: u16 = number.parse().unwrap();
@@ -146,17 +154,18 @@ fn packet(from: &str, to: &str, what: &str) -> Packet {
         name: "eth0".into(),
     };
     let device_of = |name: &str| pod_of(name).map_or_else(outside, device);
+    let is_host = |name: &str| name.starts_with("host") || name.starts_with("ff02:");
     Packet {
-        input: (from != "host").then(|| device_of(from)),
-        output: (to != "host").then(|| device_of(to)),
+        input: (!is_host(from)).then(|| device_of(from)),
+        output: (!is_host(to)).then(|| device_of(to)),
         source: address_of(from),
         destination: address_of(to),
         payload: payload(what),
         state: State::New,
         mark: 0,
         local: Locals {
-            destination: to == "host",
-            source: from == "host",
+            destination: to.starts_with("host"),
+            source: from.starts_with("host"),
             source_on_output: false,
         },
     }
@@ -1083,4 +1092,170 @@ fn rendered_rules_are_as_reviewed() {
         named("frontend", kubernetes("y", &frontend)),
     ];
     insta::assert_snapshot!(rendered(&objects, &settings));
+}
+
+#[test]
+fn every_rule_applies_to_both_families_of_a_pod() {
+    let rule = json!({ "from": [{ "podSelector": { "matchLabels": { "pod": "b" } } }], "ports": [{ "port": "web" }] });
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "ingress": [rule] }),
+        )],
+        &[
+            ("x/b", "x/a", "tcp 80", true),
+            ("x/b+6", "x/a+6", "tcp 80", true),
+            ("x/b+6", "x/a+6", "tcp 81", false),
+            ("x/c", "x/a", "tcp 80", false),
+            ("x/c+6", "x/a+6", "tcp 80", false),
+            ("2001:db8:1::1", "x/a+6", "tcp 80", false),
+            ("x/a+6", "x/a+6", "tcp 81", true),
+            ("host+6", "x/a+6", "tcp 81", true),
+            ("x/a+6", "2001:db8:1::1", "tcp 80", true),
+        ],
+    );
+    // Names resolve in each family to the number the pod serves.
+    let rule = json!({ "to": [{ "namespaceSelector": {} }], "ports": [{ "port": "web" }] });
+    check(
+        &[kubernetes(
+            "x",
+            &json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": [rule] }),
+        )],
+        &[
+            ("x/a", "y/b", "tcp 8080", true),
+            ("x/a+6", "y/b+6", "tcp 8080", true),
+            ("x/a+6", "y/b+6", "tcp 80", false),
+            ("x/a+6", "y/a+6", "tcp 80", true),
+            ("x/a+6", "2001:db8:1::1", "tcp 80", false),
+        ],
+    );
+}
+
+#[test]
+fn a_net_of_one_family_says_nothing_about_the_other() {
+    let block = |cidr: &str| json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{ "from": [{ "ipBlock": { "cidr": cidr } }] }] });
+    check(
+        &[kubernetes("x", &block("0.0.0.0/0"))],
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", true),
+            ("2001:db8:1::1", "x/a+6", "tcp 80", false),
+            ("y/a+6", "x/a+6", "tcp 80", false),
+        ],
+    );
+    check(
+        &[kubernetes("x", &block("::/0"))],
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", false),
+            ("2001:db8:1::1", "x/a+6", "icmp 128", true),
+        ],
+    );
+    let except = json!({ "podSelector": {}, "ingress": [{ "from": [{ "ipBlock": { "cidr": "2001:db8::/32", "except": ["2001:db8:1::/48"] } }] }] });
+    check(
+        &[kubernetes("x", &except)],
+        &[
+            ("2001:db8:1::1", "x/a+6", "tcp 80", false),
+            ("2001:db8:2::1", "x/a+6", "tcp 80", true),
+        ],
+    );
+    let rules = json!([{ "action": "Deny", "source": { "notNets": ["fd00:244::/64"] } }, { "action": "Allow" }]);
+    check(
+        &[namespaced("x", &json!({ "ingress": rules }))],
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", true),
+            ("2001:db8:1::1", "x/a+6", "tcp 80", false),
+            ("y/a+6", "x/a+6", "tcp 80", true),
+        ],
+    );
+}
+
+#[test]
+fn icmp_is_of_one_version_and_its_types_are_told_apart() {
+    let rules = json!([
+        { "action": "Allow", "protocol": "ICMP" },
+        { "action": "Allow", "protocol": "ICMPv6", "icmp": { "type": 128, "code": 0 } },
+        { "action": "Allow", "ipVersion": 6, "protocol": "TCP", "destination": { "ports": [80] } },
+    ]);
+    check(
+        &[namespaced("x", &json!({ "ingress": rules }))],
+        &[
+            ("y/a", "x/a", "icmp 8", true),
+            ("y/a", "x/a", "icmp 128", true),
+            ("y/a+6", "x/a+6", "icmp 128", true),
+            ("y/a+6", "x/a+6", "icmp 139", false),
+            ("y/a", "x/a", "tcp 80", false),
+            ("y/a+6", "x/a+6", "tcp 80", true),
+        ],
+    );
+}
+
+#[test]
+fn what_ipv6_needs_on_a_link_reaches_the_host_and_what_routers_send_does_not() {
+    let closed = json!({ "selector": "all()", "types": ["Ingress", "Egress"] });
+    let mut probes: Vec<Probe> = vec![("x/a+6", "host+6", "icmp 128", false)];
+    for what in [
+        "icmp 130", "icmp 131", "icmp 132", "icmp 133", "icmp 135", "icmp 136",
+    ] {
+        probes.push(("x/a+6", "host+6", what, true));
+        probes.push(("x/a+6", "ff02::1", what, true));
+        // Through the host it is traffic like any other.
+        probes.push(("x/a+6", "y/a+6", what, false));
+    }
+    for what in ["icmp 134", "icmp 137"] {
+        probes.push(("x/a+6", "host+6", what, false));
+        probes.push(("x/a+6", "ff02::1", what, false));
+    }
+    check(&[global(&closed)], &probes);
+    // Advertisements and redirects are dropped also where everything is allowed.
+    let mut world = scene();
+    let settings = Settings {
+        host_action: HostAction::Accept,
+        ..Settings::default()
+    };
+    check_with(
+        &settings,
+        &mut world,
+        &[
+            ("x/a+6", "ff02::1", "icmp 134", false),
+            ("x/a+6", "host+6", "icmp 137", false),
+            ("x/a+6", "y/a+6", "icmp 134", false),
+            ("x/a+6", "host+6", "icmp 128", true),
+            ("x/a+6", "host+6", "udp 546", true),
+        ],
+    );
+}
+
+#[test]
+fn a_pod_of_a_dying_namespace_stays_isolated_until_it_is_gone() {
+    let mut world = scene();
+    let isolate = kubernetes(
+        "x",
+        &json!({ "podSelector": {}, "policyTypes": ["Ingress"] }),
+    );
+    add(&mut world, &isolate);
+    add(
+        &mut world,
+        &named("too", namespaced("x", &json!({ "types": ["Egress"] }))),
+    );
+    let mut dying = world.namespaces()["x"].clone();
+    dying.terminating = true;
+    world.apply(Event::upsert(dying));
+    let kube = model::NamespacedName::new("x", "policy");
+    let own = model::NamespacedName::new("x", "too");
+    world.apply(Event::Delete(model::Key::KubeNetworkPolicy(kube.clone())));
+    world.apply(Event::Delete(model::Key::NetworkPolicy(own)));
+    let settings = Settings::default();
+    let closed = [
+        ("y/a", "x/a", "tcp 80", false),
+        ("x/a", "y/a", "tcp 80", false),
+        ("x/c", "y/a", "tcp 80", false),
+    ];
+    check_with(&settings, &mut world, &closed);
+    for n in [0, 1] {
+        world.apply(Event::Delete(model::Key::Pod(pod(n).id)));
+        world.apply(Event::Delete(model::Key::Endpoint(endpoint(n).id)));
+    }
+    check_with(&settings, &mut world, &[("x/c", "y/a", "tcp 80", false)]);
+    world.apply(Event::Delete(model::Key::Endpoint(endpoint(2).id)));
+    assert!(!world.kube_policies().contains_key(&kube));
+    assert!(world.policies().is_empty());
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::bench::{Bench, Place};
 use crate::{namespace, worlds};
 
-fn udp(
+pub(crate) fn udp(
     input: &Device,
     output: Option<&Device>,
     ends: (IpAddr, IpAddr),
@@ -36,7 +36,7 @@ fn udp(
     }
 }
 
-fn world(bench: &Bench, policies: &[Value]) -> World {
+pub(crate) fn world(bench: &Bench, policies: &[Value]) -> World {
     let mut world = World::new("node".into());
     for event in worlds::pods(&bench.site) {
         world.apply(event);
@@ -48,7 +48,7 @@ fn world(bench: &Bench, policies: &[Value]) -> World {
     world
 }
 
-fn policy(name: &str, spec: &Value) -> Value {
+pub(crate) fn policy(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
         "metadata": { "name": name }, "spec": spec,
@@ -105,24 +105,29 @@ fn a_pool_is_translated_outside_of_all_pools_only() {
     let bench = Bench::new(2);
     let mut world = world(&bench, &[]);
     let mut settings = Settings::default();
-    settings.nat.nat_pools = ["10.244.0.0/16".parse().unwrap()].into();
-    settings.nat.all_pools = [
-        "10.244.0.0/16".parse().unwrap(),
-        "198.51.100.128/25".parse().unwrap(),
-    ]
-    .into();
+    let net = |text: &str| text.parse().unwrap();
+    settings.nat.nat_pools = ["10.244.0.0/16", "fd00:244::/64"].map(net).into();
+    let all = [
+        "10.244.0.0/16",
+        "198.51.100.128/25",
+        "fd00:244::/64",
+        "2001:db8:2::/48",
+    ];
+    settings.nat.all_pools = all.map(net).into();
     settings.nat.vxlan_port = Some(4789);
     let plan = Planner::new().plan(&mut world, &settings);
     let mut driver = Driver::open().unwrap();
     driver.apply(&plan.ruleset).unwrap();
     let (pod, outside) = (&bench.site.pods[0], &bench.site.outside);
-    let source = worlds::pod_address(0, false);
+    let own = |v6| worlds::pod_address(0, v6);
     let probes = [
-        (1, [198, 51, 100, 7], worlds::HOST[0]),
-        (2, [198, 51, 100, 200], source),
+        (1, own(false), "198.51.100.7", worlds::HOST[0]),
+        (2, own(false), "198.51.100.200", own(false)),
+        (3, own(true), "2001:db8:1::7", worlds::HOST[1]),
+        (4, own(true), "2001:db8:2::7", own(true)),
     ];
-    for (tag, to, seen_from) in probes {
-        let to = IpAddr::from(to);
+    for (tag, source, to, seen_from) in probes {
+        let to: IpAddr = to.parse().unwrap();
         bench.send(&udp(pod, Some(outside), (source, to), (5000, 53)), tag);
         let seen = udp(pod, Some(outside), (seen_from, to), (5000, 53));
         let mut arrived = BTreeSet::new();
@@ -132,6 +137,80 @@ fn a_pool_is_translated_outside_of_all_pools_only() {
             BTreeSet::from([(tag, Place::Device(outside.index))]),
             "probe {tag}"
         );
+    }
+}
+
+/// Translation of a service as kube-proxy does it in each of its modes: before our rules, with its own mark and masquerade.
+const KUBE_PROXY: &str = "
+table inet kube-proxy {
+    chain services {
+        type nat hook prerouting priority dstnat;
+        meta mark set meta mark or 0x4000
+        ip daddr 172.30.0.10 udp dport 53 dnat ip to 10.244.0.2:5353
+        ip6 daddr fd30::10 udp dport 53 dnat ip6 to [fd00:244::2]:5353
+        ip daddr 172.30.0.11 udp dport 53 dnat ip to 10.244.0.2:5354
+        ip6 daddr fd30::11 udp dport 53 dnat ip6 to [fd00:244::2]:5354
+    }
+    chain outgoing {
+        type nat hook postrouting priority srcnat;
+        meta mark and 0x4000 == 0x4000 masquerade fully-random
+    }
+}";
+
+#[test]
+fn policy_sees_client_and_backend_of_a_service_and_leaves_its_mark_alone() {
+    if !namespace::is_private() || !namespace::has_tun() {
+        return;
+    }
+    let bench = Bench::new(2);
+    let rule = json!({ "action": "Allow", "protocol": "UDP", "destination": { "ports": [5353] } });
+    let from = json!({ "action": "Allow", "protocol": "UDP", "source": { "nets": ["10.244.0.1/32", "fd00:244::1/128"] }, "destination": { "ports": [5353] } });
+    let pass = json!({ "action": "Pass", "protocol": "UDP" });
+    let policies = [
+        policy("out", &json!({ "selector": "all()", "egress": [rule] })),
+        policy("in", &json!({ "selector": "all()", "ingress": [from] })),
+        policy(
+            "first",
+            &json!({ "tier": "kube-admin", "selector": "all()", "ingress": [pass], "egress": [pass] }),
+        ),
+    ];
+    let mut world = world(&bench, &policies);
+    let mut settings = Settings::default();
+    let ranges = ["172.30.0.0/16", "fd30::/112"];
+    settings.service_ranges = ranges.map(|range| range.parse().unwrap()).to_vec();
+    let plan = Planner::new().plan(&mut world, &settings);
+    let mut driver = Driver::open().unwrap();
+    driver.apply(&plan.ruleset).unwrap();
+    crate::driver::nft(&[KUBE_PROXY]);
+    let (client, backend) = (&bench.site.pods[0], &bench.site.pods[1]);
+    // The address the backend sees: that of no interface of ours but the masquerade, so the mark came through.
+    for (v6, services) in [
+        (false, ["172.30.0.10", "172.30.0.11"]),
+        (true, ["fd30::10", "fd30::11"]),
+    ] {
+        let own = worlds::pod_address(0, v6);
+        let to = worlds::pod_address(1, v6);
+        let [allowed, denied] = services.map(|text| text.parse().unwrap());
+        let unknown: IpAddr = if v6 {
+            "fd30::12".parse().unwrap()
+        } else {
+            "172.30.0.12".parse().unwrap()
+        };
+        let probe = |service| udp(client, Some(backend), (own, service), (5000, 53));
+        for (tag, service) in [(1, allowed), (2, denied), (3, unknown)] {
+            bench.send(&probe(service), tag);
+        }
+        let seen = udp(
+            client,
+            Some(backend),
+            (worlds::HOST[usize::from(v6)], to),
+            (0, 5353),
+        );
+        let sent = (1..=3).map(|tag| (tag, seen.clone())).collect();
+        let mut arrived = BTreeSet::new();
+        bench.settle(&sent, &mut arrived);
+        let expected = BTreeSet::from([(1, Place::Device(backend.index))]);
+        assert_eq!(arrived, expected, "IPv6: {v6}");
     }
 }
 

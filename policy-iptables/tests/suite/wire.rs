@@ -4,11 +4,16 @@ use std::net::IpAddr;
 
 use policy_iptables::verdict::{Packet, Payload};
 
+use crate::worlds::Shape;
+
 const MAGIC: [u8; 8] = *b"margay!\x01";
 
-/// The octets of a packet that carries a tag.
-pub(crate) fn forge(packet: &Packet, tag: u32) -> Vec<u8> {
-    let mut body = transport(packet, tag);
+/// Octets in the first fragment: every transport header we write and the tag.
+const FIRST_FRAGMENT: usize = 32;
+
+/// The octets of a packet that carries a tag, as they go into a device one by one.
+pub(crate) fn forge(packet: &Packet, tag: u32, shape: Shape) -> Vec<Vec<u8>> {
+    let mut body = transport(packet, tag, shape);
     match packet.payload {
         Payload::Transport { protocol: 132, .. } => {
             let sum = crc32c(&body).to_le_bytes();
@@ -28,9 +33,52 @@ pub(crate) fn forge(packet: &Packet, tag: u32) -> Vec<u8> {
         }
         Payload::Other(_) => {}
     }
-    let mut bytes = header(packet, body.len());
+    match (shape, packet.source) {
+        (Shape::Plain, _) => vec![whole(packet, &[], packet.protocol(), &body)],
+        (Shape::Options, IpAddr::V4(_)) => vec![whole(packet, &[1, 1, 1, 1], 0, &body)],
+        (Shape::Options, IpAddr::V6(_)) => {
+            // Destination options of six octets of padding, once in front and once behind.
+            let mut all = vec![60, 0, 1, 4, 0, 0, 0, 0];
+            all.extend([packet.protocol(), 0, 1, 4, 0, 0, 0, 0]);
+            all.extend(body);
+            vec![whole(packet, &[], 60, &all)]
+        }
+        (Shape::Fragments, _) => {
+            let (first, second) = body.split_at(FIRST_FRAGMENT);
+            vec![
+                fragment(packet, tag, 0, true, first),
+                fragment(packet, tag, FIRST_FRAGMENT, false, second),
+            ]
+        }
+    }
+}
+
+/// A packet in one piece. `next` is the first header behind an IPv6 one.
+fn whole(packet: &Packet, options: &[u8], next: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = header(packet, options, next, 0, body.len());
     bytes.extend(body);
     bytes
+}
+
+fn fragment(packet: &Packet, tag: u32, offset: usize, more: bool, body: &[u8]) -> Vec<u8> {
+    let offset = u16::try_from(offset).unwrap();
+    match packet.source {
+        IpAddr::V4(_) => {
+            let [_, _, id @ ..] = tag.to_be_bytes();
+            let place = offset / 8 | if more { 0x2000 } else { 0 };
+            let identity = u32::from(u16::from_be_bytes(id)) << 16 | u32::from(place);
+            let mut bytes = header(packet, &[], 0, identity, body.len());
+            bytes.extend(body);
+            bytes
+        }
+        IpAddr::V6(_) => {
+            let mut all = vec![packet.protocol(), 0];
+            all.extend((offset | u16::from(more)).to_be_bytes());
+            all.extend(tag.to_be_bytes());
+            all.extend(body);
+            whole(packet, &[], 44, &all)
+        }
+    }
 }
 
 /// Tag of a packet that is one of ours, whole and not quoted by an error message.
@@ -65,8 +113,15 @@ fn tagged(tag: u32) -> Vec<u8> {
     bytes
 }
 
-fn transport(packet: &Packet, tag: u32) -> Vec<u8> {
+fn transport(packet: &Packet, tag: u32, shape: Shape) -> Vec<u8> {
     let mut bytes = Vec::new();
+    let content = || {
+        let mut content = tagged(tag);
+        if shape == Shape::Fragments {
+            content.extend([0; 44]);
+        }
+        content
+    };
     match packet.payload {
         Payload::Transport {
             protocol,
@@ -79,13 +134,13 @@ fn transport(packet: &Packet, tag: u32) -> Vec<u8> {
                 6 => {
                     // Sequence, acknowledgement, header of 5 words, SYN, window, checksum, urgent.
                     bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
-                    bytes.extend(tagged(tag));
+                    bytes.extend(content());
                 }
                 17 => {
-                    let length = u16::try_from(8 + tagged(tag).len()).unwrap();
+                    let length = u16::try_from(8 + content().len()).unwrap();
                     bytes.extend(length.to_be_bytes());
                     bytes.extend([0, 0]);
-                    bytes.extend(tagged(tag));
+                    bytes.extend(content());
                 }
                 _ => sctp_init(&mut bytes, tag),
             }
@@ -95,11 +150,11 @@ fn transport(packet: &Packet, tag: u32) -> Vec<u8> {
             bytes.extend([kind, code, 0, 0]);
             bytes.extend(id);
             bytes.extend([0, 1]);
-            bytes.extend(tagged(tag));
+            bytes.extend(content());
         }
         Payload::Other(_) => {
             bytes.extend([0; 4]);
-            bytes.extend(tagged(tag));
+            bytes.extend(content());
         }
     }
     bytes
@@ -120,23 +175,27 @@ fn sctp_init(bytes: &mut Vec<u8>, tag: u32) {
     bytes.extend(content);
 }
 
-fn header(packet: &Packet, length: usize) -> Vec<u8> {
+/// An IP header. `identity` is the word of IPv4 that says which packet a fragment is of, and where it stands.
+fn header(packet: &Packet, options: &[u8], next: u8, identity: u32, length: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     match (packet.source, packet.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let total = u16::try_from(20 + length).unwrap();
-            bytes.extend([0x45, 0]);
+            let octets = 20 + options.len();
+            let total = u16::try_from(octets + length).unwrap();
+            bytes.extend([0x40 | u8::try_from(octets / 4).unwrap(), 0]);
             bytes.extend(total.to_be_bytes());
-            bytes.extend([0, 1, 0, 0, 64, packet.protocol(), 0, 0]);
+            bytes.extend(identity.to_be_bytes());
+            bytes.extend([64, packet.protocol(), 0, 0]);
             bytes.extend(source.octets());
             bytes.extend(destination.octets());
+            bytes.extend(options);
             let sum = fold(&bytes, 0);
             bytes[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             bytes.extend([0x60, 0, 0, 0]);
             bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
-            bytes.extend([packet.protocol(), 64]);
+            bytes.extend([next, 64]);
             bytes.extend(source.octets());
             bytes.extend(destination.octets());
         }

@@ -108,6 +108,7 @@ pub(crate) fn pods(site: &Site) -> Vec<Event> {
         let id = PodRef::new("a", format!("pod-{n}").as_str());
         let pod = Pod {
             id,
+            ips: [false, true].map(|v6| pod_address(n, v6)).to_vec(),
             ..pod(&mut rng, n)
         };
         events.push(Event::upsert(endpoint(n, device, &pod)));
@@ -156,7 +157,7 @@ fn pod(rng: &mut SmallRng, n: usize) -> Pod {
         labels,
         annotations: Labels::new(),
         service_account: rng.random::<bool>().then(|| (*pick(rng, &ACCOUNTS)).into()),
-        ips: vec![pod_address(n, false), pod_address(n, true)],
+        ips: pod_addresses(rng, n),
         finished: false,
         terminating: false,
         host_network: false,
@@ -184,8 +185,18 @@ fn endpoint(n: usize, device: &Device, pod: &Pod) -> LocalEndpoint {
         interface: Arc::clone(&device.name),
         ifindex: device.index,
         mac: None,
-        addresses: vec![pod_address(n, false), pod_address(n, true)],
+        addresses: pod.ips.clone(),
         labels: Labels::new(),
+    }
+}
+
+/// Addresses of pod `n`: mostly both, now and then one family alone.
+fn pod_addresses(rng: &mut SmallRng, n: usize) -> Vec<IpAddr> {
+    let both = [false, true].map(|v6| pod_address(n, v6));
+    match rng.random_range(0..16) {
+        0 => both[..1].to_vec(),
+        1 => both[1..].to_vec(),
+        _ => both.to_vec(),
     }
 }
 
@@ -405,7 +416,7 @@ fn rule(rng: &mut SmallRng) -> Value {
     let icmp = matches!(rule["protocol"].as_str(), Some("ICMP" | "ICMPv6"));
     if icmp && rng.random() {
         let field = *pick(rng, &["icmp", "notICMP"]);
-        rule[field] = json!({ "type": *pick(rng, &[0, 3, 8, 128]) });
+        rule[field] = json!({ "type": *pick(rng, &[0, 8, 13, 128, 128, 134, 139]) });
         if rng.random() {
             rule[field]["code"] = json!(*pick(rng, &[0, 1]));
         }
@@ -499,7 +510,11 @@ fn net(rng: &mut SmallRng) -> String {
             "0.0.0.0/0",
             "fd00:244::/64",
             "fd00:244::4/126",
+            "fd00:244::3/128",
+            "fd00::/8",
+            "fe80::/10",
             "2001:db8:1::/48",
+            "2001:db8:2::/47",
             "::/0",
             "10.0.0.0/8",
             "192.0.2.1/32",
@@ -513,6 +528,7 @@ pub(crate) fn settings(rng: &mut SmallRng) -> Settings {
     let mut settings = Settings {
         host_action: *pick(rng, &[HostAction::Drop, HostAction::Accept]),
         deny: DenyAction::Drop,
+        drop_invalid: rng.random_ratio(5, 6),
         loops: *pick(rng, &[LoopPrevention::Drop, LoopPrevention::Disabled]),
         workload_tunnels: WorkloadTunnels {
             vxlan: rng.random_ratio(1, 8),
@@ -521,7 +537,8 @@ pub(crate) fn settings(rng: &mut SmallRng) -> Settings {
         ..Settings::default()
     };
     if rng.random() {
-        settings.service_ranges = vec!["198.51.100.240/28".parse().unwrap()];
+        let ranges = ["198.51.100.240/28", "2001:db8:2::f0/124"];
+        settings.service_ranges = ranges.map(|text| text.parse().unwrap()).to_vec();
     }
     if rng.random() {
         settings.nat.vxlan_port = Some(4789);
@@ -536,9 +553,34 @@ pub(crate) fn settings(rng: &mut SmallRng) -> Settings {
     settings
 }
 
+/// How a packet is written, which no rule may notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// One IP packet without options.
+    Plain,
+    /// With IPv4 options, or IPv6 extension headers before the transport header.
+    Options,
+    /// In two fragments; ports stand in the first one only.
+    Fragments,
+}
+
+/// A shape that the payload can be written in.
+pub(crate) fn shape(rng: &mut SmallRng, packet: &Packet) -> Shape {
+    // The INIT of an association stands alone in its packet, so there is nothing to cut off.
+    let sctp = packet.protocol() == 132;
+    match rng.random_range(0..8) {
+        0 => Shape::Options,
+        1 if !sctp => Shape::Fragments,
+        _ => Shape::Plain,
+    }
+}
+
 /// A packet that may come in at this site, with the way the routing table of the site gives it.
 pub(crate) fn packet(rng: &mut SmallRng, site: &Site) -> Packet {
-    let v6 = rng.random_ratio(1, 3);
+    let v6 = rng.random();
+    if v6 && rng.random_ratio(1, 12) {
+        return on_link(rng, site);
+    }
     let pods = site.pods.len();
     let (input, source) = match rng.random_range(0..20) {
         0..12 => {
@@ -569,6 +611,7 @@ pub(crate) fn packet(rng: &mut SmallRng, site: &Site) -> Packet {
     } else {
         destination
     };
+    let payload = payload(rng, v6);
     Packet {
         local: Locals {
             destination: output.is_none(),
@@ -579,9 +622,68 @@ pub(crate) fn packet(rng: &mut SmallRng, site: &Site) -> Packet {
         output,
         source,
         destination,
-        payload: payload(rng, v6),
-        state: State::New,
+        payload,
+        state: state_of(payload, v6),
         mark: 0,
+    }
+}
+
+/// What IPv6 needs on a link: from an address that no other link knows, or from none yet, to the host.
+fn on_link(rng: &mut SmallRng, site: &Site) -> Packet {
+    let input = match rng.random_range(0..8) {
+        0 => site.unknown.clone(),
+        1 => site.outside.clone(),
+        _ => pick(rng, &site.pods).clone(),
+    };
+    let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, rng.random_range(0x100..0x200));
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let source = if rng.random_ratio(1, 4) {
+        Ipv6Addr::UNSPECIFIED
+    } else {
+        link_local
+    };
+    let multicast = source.is_unspecified() || rng.random();
+    let payload = if rng.random_ratio(3, 4) {
+        icmp(rng, true)
+    } else {
+        payload(rng, true)
+    };
+    Packet {
+        local: Locals {
+            destination: !multicast,
+            source: false,
+            source_on_output: false,
+        },
+        input: Some(input),
+        output: None,
+        source: source.into(),
+        destination: if multicast { all_nodes.into() } else { HOST[1] },
+        payload,
+        state: state_of(payload, true),
+        mark: 0,
+    }
+}
+
+/// What connection tracking says of a first packet: it knows the questions of ICMP, looks away from neighbour discovery, and calls
+/// answers and errors without a flow invalid.
+fn state_of(payload: Payload, v6: bool) -> State {
+    match (payload, v6) {
+        (Payload::Icmp { kind: 8 | 13, .. }, false)
+        | (
+            Payload::Icmp {
+                kind: 128 | 139, ..
+            },
+            true,
+        )
+        | (Payload::Transport { .. } | Payload::Other(_), _) => State::New,
+        (
+            Payload::Icmp {
+                kind: 130..=136 | 143,
+                ..
+            },
+            true,
+        ) => State::Untracked,
+        (Payload::Icmp { .. }, _) => State::Invalid,
     }
 }
 
@@ -622,15 +724,23 @@ fn payload(rng: &mut SmallRng, v6: bool) -> Payload {
                 destination,
             }
         }
-        15..18 => {
-            let kind = if v6 { 128 } else { 8 };
-            Payload::Icmp {
-                kind,
-                code: *pick(rng, &[0, 1]),
-            }
-        }
+        15..18 => icmp(rng, v6),
         18 => Payload::Other(if v6 { 47 } else { *pick(rng, &[4, 47]) }),
         _ => Payload::Other(253),
+    }
+}
+
+fn icmp(rng: &mut SmallRng, v6: bool) -> Payload {
+    let kinds: &[u8] = if v6 {
+        &[
+            128, 128, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 139, 143,
+        ]
+    } else {
+        &[8, 8, 8, 0, 13]
+    };
+    Payload::Icmp {
+        kind: *pick(rng, kinds),
+        code: *pick(rng, &[0, 1]),
     }
 }
 

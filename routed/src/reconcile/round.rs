@@ -12,8 +12,11 @@ use dataplane::plan::pools::Pools;
 use dataplane::plan::settings::{Bgp, Settings};
 use dataplane::tables::{Desired, Retain, Table};
 use model::{AttachmentId, Dirty, World};
-use policy_iptables::io::Driver as PolicyDriver;
+use policy_iptables::flows::{self, Review};
+use policy_iptables::io::{Driver as PolicyDriver, Monitor as PolicyMonitor};
 use policy_iptables::plan::{Planner, Settings as PolicySettings};
+use policy_iptables::ruleset::Ruleset;
+use tokio::sync::mpsc;
 
 use super::outlook;
 use crate::fib::{Facts, Fib, LearntRoutes, Underlay};
@@ -23,11 +26,22 @@ use crate::world::Unprogrammed;
 const POLICY: &str = "policy";
 const ROUTES: &str = "routes";
 
+/// What is known of live flows: by which rules they were looked at last, and who looks.
+#[derive(Debug, Default)]
+struct Reviews {
+    /// The rules at the last review; none before the first.
+    by: Option<Arc<Ruleset>>,
+    /// Not sent yet, because the task is busy.
+    pending: Option<Review>,
+    task: Option<mpsc::Sender<Review>>,
+}
+
 /// Both drivers and what is known of the host.
 #[derive(Debug)]
 pub struct Kernel {
     policy: PolicyDriver,
     planner: Planner,
+    reviews: Reviews,
     routes: RouteDriver,
     host: Host,
     /// Routes of the host that are not ours.
@@ -62,6 +76,7 @@ impl Kernel {
         Ok(Self {
             policy,
             planner,
+            reviews: Reviews::default(),
             routes,
             host,
             underlay,
@@ -81,6 +96,24 @@ impl Kernel {
     /// No socket.
     pub fn monitor(&self) -> anyhow::Result<Monitor> {
         Ok(Monitor::open([self.routes.port()?])?)
+    }
+
+    /// Listens for other hands on the table of policy.
+    ///
+    /// # Errors
+    /// No socket.
+    pub fn policy_monitor(&self) -> anyhow::Result<PolicyMonitor> {
+        Ok(PolicyMonitor::open(self.policy.port()?)?)
+    }
+
+    /// Gives reviews of live flows to this task from now on.
+    pub fn review_by(&mut self, task: mpsc::Sender<Review>) {
+        self.reviews.task = Some(task);
+    }
+
+    /// Another hand touched the table of policy.
+    pub fn policy_touched(&mut self) {
+        self.policy.forget();
     }
 
     /// True when a former daemon left routes learnt by BGP that still forward.
@@ -180,9 +213,10 @@ impl Kernel {
         let plan = dataplane::plan::plan(world, &self.host, &self.settings);
         self.pod_mtu = plan.mtu.pod;
         let settings =
-            PolicySettings::from_world(world, plan.nat.clone(), self.policy.features().log);
+            PolicySettings::from_world(world, plan.nat.clone(), self.policy.features().abilities);
         let policies = self.planner.plan(world, &settings);
         self.commit(&policies, metrics)?;
+        self.review(world, settings.cut);
         let (pools, _) = Pools::read(world);
         let facts = Facts::read(
             world,
@@ -236,6 +270,31 @@ impl Kernel {
         });
         self.complain(0, findings.chain(isolated).collect());
         Ok(())
+    }
+
+    /// Has the live flows looked at whose verdicts the last commit may have changed. `bit`: of their marks; none if they live on.
+    fn review(&mut self, world: &World, bit: Option<u32>) {
+        let (Some(bit), Some(now)) = (bit, self.policy.applied()) else {
+            self.reviews.by = None;
+            return;
+        };
+        if self.reviews.by.as_deref() != Some(now) {
+            let concern = flows::concern(self.reviews.by.as_deref(), now);
+            let now = Arc::new(now.clone());
+            self.reviews.by = Some(Arc::clone(&now));
+            let devices = self.host.devices.values();
+            let host = devices.flat_map(|device| device.addresses.iter().map(ipnet::IpNet::addr));
+            let review = Review::new(now, world, host.collect(), bit, concern);
+            self.reviews.pending = match self.reviews.pending.take() {
+                Some(earlier) => Some(review.after(earlier)),
+                None => Some(review).filter(|review| !review.is_empty()),
+            };
+        }
+        if let (Some(task), Some(review)) = (&self.reviews.task, self.reviews.pending.take())
+            && let Err(mpsc::error::TrySendError::Full(review)) = task.try_send(review)
+        {
+            self.reviews.pending = Some(review);
+        }
     }
 
     fn route(
