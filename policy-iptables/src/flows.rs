@@ -153,7 +153,7 @@ fn turn_of_sets(before: &Ruleset, now: &Ruleset, rule: &Rule) -> Turn {
         };
         turn = turn.and(match rule.actions.as_slice() {
             [.., Action::Drop | Action::Reject] => wider.reversed(),
-            [Action::Return] | [Action::Accept] => wider,
+            [Action::Return | Action::Accept] => wider,
             [Action::SetMark { set, .. }, Action::Return] if *set != 0 => wider,
             [Action::Log(_)] => Turn::default(),
             // Who leaves a tier early may meet anything.

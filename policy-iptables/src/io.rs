@@ -29,6 +29,8 @@ pub use monitor::Monitor;
 
 /// Attempts of one [`Driver::apply`]: listed anew, or without an object the kernel refused.
 const ATTEMPTS: u32 = 4;
+/// Refusals that are mended by leaving out what the kernel named; after that halves are tried.
+const NAMED: u32 = 2;
 
 /// Why the driver could not start.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +102,19 @@ pub struct Applied {
     pub octets: usize,
     /// Chains the kernel refused: each keeps its old rules, or drops if it is new.
     pub isolated: Vec<Isolated>,
+}
+
+impl Applied {
+    /// The same, with chains that were left out: name → the kernel's words.
+    fn without(self, bad: BTreeMap<Name, String>) -> Self {
+        let isolated = bad
+            .into_iter()
+            .map(|(chain, reason)| Isolated { chain, reason });
+        Self {
+            isolated: isolated.collect(),
+            ..self
+        }
+    }
 }
 
 /// A chain that is not as planned because the kernel refused it or a set it asks.
@@ -219,23 +234,23 @@ impl Driver {
         let mut bad: BTreeMap<Name, String> = BTreeMap::new();
         let mut wanted = ruleset.clone();
         for attempt in 1..=ATTEMPTS {
-            let (error, subjects, messages) = match self.attempt(&wanted) {
-                Ok(applied) => return Ok(with_isolated(applied, bad)),
+            let (error, subject, messages) = match self.attempt(&wanted) {
+                Ok(applied) => return Ok(applied.without(bad)),
                 Err(Attempt::Fatal(error)) => {
                     self.forget();
                     return Err(error);
                 }
                 Err(Attempt::Refused {
                     error,
-                    subjects,
+                    subject,
                     messages,
-                }) => (error, subjects, messages),
+                }) => (error, subject, messages),
             };
             self.forget();
-            let named = isolate::chains_of(&wanted, &subjects);
+            let named = isolate::chains_of(&wanted, subject.as_ref());
             warn!(%error, messages, named = named.len(), "nftables refused a transaction");
             let news = named.iter().filter(|name| !bad.contains_key(*name)).count();
-            if !error.is_retryable() && (news == 0 || attempt == ATTEMPTS) {
+            if !error.is_retryable() && (news == 0 || attempt > NAMED) {
                 return self.sift(ruleset, messages, error);
             }
             if attempt == ATTEMPTS {
@@ -296,7 +311,7 @@ impl Driver {
                     "chains that nftables refuses are left as they were"
                 );
                 let bad = bad.into_iter().map(|name| (name, reason.clone()));
-                Ok(with_isolated(sum, bad.collect()))
+                Ok(sum.without(bad.collect()))
             }
             Ok(None) => {
                 self.forget();
@@ -389,10 +404,10 @@ impl Driver {
         match self.socket.submit(&mut writer.batch) {
             Ok(()) => {}
             Err(error) => {
-                let subjects = isolate::refused(&error, &writer.subjects);
+                let subject = isolate::refused(&error, &writer.subjects);
                 return Err(Attempt::Refused {
                     error,
-                    subjects,
+                    subject,
                     messages,
                 });
             }
@@ -462,16 +477,6 @@ impl Driver {
     }
 }
 
-fn with_isolated(applied: Applied, bad: BTreeMap<Name, String>) -> Applied {
-    let isolated = bad
-        .into_iter()
-        .map(|(chain, reason)| Isolated { chain, reason });
-    Applied {
-        isolated: isolated.collect(),
-        ..applied
-    }
-}
-
 /// Generations count up and leave out 0.
 fn next_generation(GenerationId(id): GenerationId) -> GenerationId {
     GenerationId(id.wrapping_add(1).max(1))
@@ -484,7 +489,8 @@ enum Attempt {
     /// The kernel refused the transaction.
     Refused {
         error: Error,
-        subjects: BTreeSet<Subject>,
+        /// What the kernel stumbled over first.
+        subject: Option<Subject>,
         messages: usize,
     },
 }
@@ -503,7 +509,7 @@ fn list_error(error: Error) -> Attempt {
 fn unknown() -> Attempt {
     Attempt::Refused {
         error: Error::Overrun,
-        subjects: BTreeSet::new(),
+        subject: None,
         messages: 0,
     }
 }

@@ -10,29 +10,24 @@ use netlink::Error;
 use crate::nft::Subject;
 use crate::ruleset::{Action, Chain, Match, Name, Rule, Ruleset, Set};
 
-/// The objects whose messages were refused.
-pub(super) fn refused(error: &Error, subjects: &[Subject]) -> BTreeSet<Subject> {
+/// The object whose message was refused first. What is refused after it may be in order: once a ring of jumps is closed, the
+/// kernel finds it again at each rule that follows.
+pub(super) fn refused(error: &Error, subjects: &[Subject]) -> Option<Subject> {
     let Error::Rejected(rejected) = error else {
-        return BTreeSet::new();
+        return None;
     };
     let indexes = rejected.failures.iter().filter_map(|failure| failure.index);
-    indexes
-        .filter_map(|index| subjects.get(index).cloned())
-        .collect()
+    let first = indexes.min().and_then(|index| subjects.get(index));
+    first.cloned()
 }
 
-/// Chains that stand or fall with these objects. A base chain is all of our policy: there is nothing to fall back to.
-pub(super) fn chains_of(wanted: &Ruleset, subjects: &BTreeSet<Subject>) -> BTreeSet<Name> {
-    let mut bad: BTreeSet<Name> = BTreeSet::new();
-    for subject in subjects {
-        match subject {
-            Subject::Chain(name) => {
-                bad.insert(name.clone());
-            }
-            Subject::Set(set) => bad.extend(asking(wanted, set)),
-            Subject::Table => {}
-        }
-    }
+/// Chains that stand or fall with this object. A base chain is all of our policy: there is nothing to fall back to.
+pub(super) fn chains_of(wanted: &Ruleset, subject: Option<&Subject>) -> BTreeSet<Name> {
+    let mut bad: BTreeSet<Name> = match subject {
+        Some(Subject::Chain(name)) => BTreeSet::from([name.clone()]),
+        Some(Subject::Set(set)) => asking(wanted, set),
+        Some(Subject::Table) | None => BTreeSet::new(),
+    };
     bad.retain(|name| wanted.chains.get(name).is_some_and(is_ordinary));
     bad
 }
@@ -139,7 +134,7 @@ fn closed() -> Vec<Rule> {
     ]
 }
 
-fn asking(ruleset: &Ruleset, set: &Name) -> Vec<Name> {
+fn asking(ruleset: &Ruleset, set: &Name) -> BTreeSet<Name> {
     let asking = ruleset
         .chains
         .iter()
