@@ -37,9 +37,11 @@ fn interfaces(ruleset: &Ruleset) -> BTreeSet<u32> {
     let Content::Verdicts { entries, .. } = &ruleset.sets["gid_in"].content else {
         panic!("gid_in is not a map");
     };
-    let index = |key: &Key| match key {
-        Key::Index(index) => *index,
-        other => panic!("{other:?}"),
+    let index = |key: &Key| {
+        let Key::Index(index) = key else {
+            panic!("{key:?}");
+        };
+        *index
     };
     entries.keys().map(index).collect()
 }

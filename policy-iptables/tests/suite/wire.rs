@@ -65,8 +65,9 @@ fn fragment(packet: &Packet, tag: u32, offset: usize, more: bool, body: &[u8]) -
     match packet.source {
         IpAddr::V4(_) => {
             let [_, _, id @ ..] = tag.to_be_bytes();
-            let place = offset / 8 | if more { 0x2000 } else { 0 };
-            let identity = u32::from(u16::from_be_bytes(id)) << 16 | u32::from(place);
+            let more_fragments = if more { 0x2000 } else { 0 };
+            let place = (offset / 8) | more_fragments;
+            let identity = (u32::from(u16::from_be_bytes(id)) << 16) | u32::from(place);
             let mut bytes = header(packet, &[], 0, identity, body.len());
             bytes.extend(body);
             bytes
