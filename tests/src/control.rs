@@ -4,6 +4,7 @@
 //! makes its own certificate, whose authority goes into the kubeconfigs.
 
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,23 +12,35 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::binaries::Binaries;
-use crate::fabric::CONTROL;
+use crate::fabric;
+use crate::family::{Families, Family};
 use crate::kubectl::Kubectl;
 use crate::machine::{Machine, Service};
 use crate::{run, wait};
 
 /// The range of service addresses; its first is the API server's.
 pub const SERVICES: &str = "10.96.0.0/16";
+/// The same, IPv6.
+pub const SERVICES6: &str = "fd00:96::/112";
 /// The API server's port.
 pub const PORT: u16 = 6443;
 /// Where it keeps certificates, keys and tokens on its machine.
 const SECRETS: &str = "/var/lib/kubernetes";
+
+/// The range of service addresses of one family.
+pub fn services(family: Family) -> &'static str {
+    match family {
+        Family::V4 => SERVICES,
+        Family::V6 => SERVICES6,
+    }
+}
 
 /// The running control plane.
 #[derive(Debug)]
 pub struct Control {
     machine: Arc<Machine>,
     binaries: Binaries,
+    families: Families,
     identities: Vec<Identity>,
     etcd: Option<Service>,
     api: Option<Service>,
@@ -50,7 +63,12 @@ impl Control {
     ///
     /// # Errors
     /// A key cannot be made or a process cannot be started.
-    pub fn start(machine: &Arc<Machine>, binaries: &Binaries, nodes: &[String]) -> Result<Self> {
+    pub fn start(
+        machine: &Arc<Machine>,
+        binaries: &Binaries,
+        families: Families,
+        nodes: &[String],
+    ) -> Result<Self> {
         let mut identities = vec![
             identity("admin", "admin", Some("system:masters"))?,
             identity(
@@ -88,6 +106,7 @@ impl Control {
         let mut control = Self {
             machine: Arc::clone(machine),
             binaries: binaries.clone(),
+            families,
             identities,
             etcd: None,
             api: None,
@@ -104,16 +123,31 @@ impl Control {
     /// # Errors
     /// It cannot be started.
     pub fn start_etcd(&mut self) -> Result<()> {
+        let loopback = self.loopback();
         let flags = [
-            "--data-dir=/var/lib/etcd",
-            "--unsafe-no-fsync",
-            "--log-level=warn",
-            "--listen-client-urls=http://127.0.0.1:2379",
-            "--advertise-client-urls=http://127.0.0.1:2379",
-            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--data-dir=/var/lib/etcd".to_owned(),
+            "--unsafe-no-fsync".to_owned(),
+            "--log-level=warn".to_owned(),
+            format!("--listen-client-urls=http://{loopback}:2379"),
+            format!("--advertise-client-urls=http://{loopback}:2379"),
+            format!("--listen-peer-urls=http://{loopback}:2380"),
         ];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         self.etcd = Some(self.spawn("etcd", &flags)?);
         Ok(())
+    }
+
+    /// The loopback address as it stands in a URL.
+    fn loopback(&self) -> &'static str {
+        match self.families.first() {
+            Family::V4 => "127.0.0.1",
+            Family::V6 => "[::1]",
+        }
+    }
+
+    /// The API server's address, of the first family.
+    fn address(&self) -> IpAddr {
+        fabric::control(self.families.first())
     }
 
     /// Starts the API server.
@@ -122,11 +156,14 @@ impl Control {
     /// It cannot be started.
     pub fn start_api(&mut self) -> Result<()> {
         let flags = [
-            "--etcd-servers=http://127.0.0.1:2379".to_owned(),
-            format!("--advertise-address={CONTROL}"),
+            format!("--etcd-servers=http://{}:2379", self.loopback()),
+            format!("--advertise-address={}", self.address()),
             format!("--secure-port={PORT}"),
             format!("--cert-dir={SECRETS}"),
-            format!("--service-cluster-ip-range={SERVICES}"),
+            format!(
+                "--service-cluster-ip-range={}",
+                self.families.list(services)
+            ),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-account-key-file={SECRETS}/accounts.key"),
             format!("--service-account-signing-key-file={SECRETS}/accounts.key"),
@@ -168,8 +205,9 @@ impl Control {
         )?;
         let encoded = data_encoding::BASE64.encode(authority.as_bytes());
         let shared = self.machine.run().shared();
+        let server = format!("https://{}", SocketAddr::new(self.address(), PORT));
         for identity in &self.identities {
-            let text = kubeconfig(&format!("https://{CONTROL}:{PORT}"), &encoded, identity);
+            let text = kubeconfig(&server, &encoded, identity);
             write_secret(&shared.join(format!("{}.kubeconfig", identity.name)), &text)?;
         }
         let admin = self

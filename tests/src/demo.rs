@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab::lab::{Pod, deployment};
 use lab::matrix::Matrix;
-use lab::{Lab, Options, peers, progress};
+use lab::{Families, Family, Lab, Options, peers, progress};
 
 const NAMESPACE: &str = "shop";
 /// What the database listens on.
@@ -23,8 +23,13 @@ const POLICY: &str = include_str!("demo/database.yaml");
 /// Runs the demo; returns when it has been shown (`exit`), else stays up until a signal.
 pub(crate) fn run(options: Options, exit: bool, keep: bool) -> Result<()> {
     let start = Instant::now();
+    let families = match options.topology.families {
+        Families::Ipv4 => "IPv4",
+        Families::Ipv6 => "IPv6 alone",
+        Families::Dual => "IPv4 and IPv6",
+    };
     println!(
-        "Margay demo: two racks, four Kubernetes nodes, BIRD and FRR as top-of-rack routers\n"
+        "Margay demo: two racks, four Kubernetes nodes, BIRD and FRR as top-of-rack routers, {families}\n"
     );
     super::build(&options, &["-p", "routed", "-p", "cni-plugin"])?;
     let lab = Lab::start(options)?;
@@ -62,6 +67,13 @@ fn show(lab: &Lab) -> Result<()> {
     print!("{}", lab.kubectl(&["get", "nodes", "-o", "wide"])?);
     let pods = tiers(lab)?;
     heading("The pods, placed by the scheduler, addressed by Margay");
+    // The wide columns of kubectl have room for one address.
+    let columns = match lab.families() {
+        Families::Ipv4 | Families::Ipv6 => "wide",
+        Families::Dual => {
+            "custom-columns=NAME:.metadata.name,STATUS:.status.phase,NODE:.spec.nodeName,ADDRESSES:.status.podIPs[*].ip"
+        }
+    };
     print!(
         "{}",
         lab.kubectl(&[
@@ -70,7 +82,7 @@ fn show(lab: &Lab) -> Result<()> {
             "get",
             "pods",
             "-o",
-            "wide",
+            columns,
             "--sort-by=.spec.nodeName"
         ])?
     );
@@ -116,11 +128,7 @@ fn tiers(lab: &Lab) -> Result<Vec<Pod>> {
 fn routers(lab: &Lab, pods: &[Pod]) -> Result<()> {
     let addresses: Vec<IpAddr> = pods
         .iter()
-        .map(|pod| {
-            pod.address
-                .parse()
-                .with_context(|| format!("the address of {}", pod.name))
-        })
+        .flat_map(|pod| lab.families().iter().map(|family| pod.of(family)))
         .collect::<Result<_>>()?;
     for tor in &lab.fabric.tors {
         lab.wait_for(
@@ -152,25 +160,45 @@ fn routers(lab: &Lab, pods: &[Pod]) -> Result<()> {
     Ok(())
 }
 
+/// The matrices of all families, first one first.
+type Matrices = Vec<(Family, Matrix)>;
+
+fn measure(lab: &Lab, pods: &[Pod]) -> Result<Matrices> {
+    let families = lab.families().iter();
+    families
+        .map(|family| Ok((family, Matrix::measure_by(lab, pods, PORT, family)?)))
+        .collect()
+}
+
+/// Prints a matrix a family, named where there are two.
+fn print_all(matrices: &Matrices, before: Option<&Matrices>, colour: bool) {
+    for (place, (family, matrix)) in matrices.iter().enumerate() {
+        if matrices.len() > 1 {
+            println!("  {family}:");
+        }
+        let before = before.and_then(|before| before.get(place));
+        print!(
+            "{}",
+            matrix.render(before.map(|(_, matrix)| matrix), colour)
+        );
+    }
+}
+
 /// The matrix before and after the policy.
 fn policy(lab: &Lab, pods: &[Pod]) -> Result<()> {
     let colour = std::io::stdout().is_terminal() && std::env::var("NO_COLOR").is_err();
     heading(&format!(
         "Who reaches whom on port {PORT}, before any policy (pod@node)"
     ));
-    let before = Matrix::measure(lab, pods, PORT)?;
-    print!("{}", before.render(None, colour));
+    let before = measure(lab, pods)?;
+    print_all(&before, None, colour);
     let closed = before
-        .cells
         .iter()
-        .flatten()
+        .flat_map(|(_, matrix)| matrix.cells.iter().flatten())
         .filter(|answered| !**answered)
         .count();
     if closed > 0 {
-        bail!(
-            "{closed} of {} pairs cannot talk although no policy forbids it",
-            pods.len() * pods.len()
-        );
+        bail!("{closed} pairs cannot talk although no policy forbids it");
     }
     heading(
         "kubectl apply: only the web tier may reach the database tier, a policy as written for Calico",
@@ -184,33 +212,46 @@ fn policy(lab: &Lab, pods: &[Pod]) -> Result<()> {
     };
     let after = enforced(lab, pods, expected)?;
     heading("Who reaches whom now; [ ] = changed");
-    print!("{}", after.render(Some(&before), colour));
+    print_all(&after, Some(&before), colour);
+    let changed: usize = after
+        .iter()
+        .zip(&before)
+        .map(|((_, after), (_, before))| after.changed(before))
+        .sum();
     println!(
-        "\n  {} of {} cells changed: the web tier still reaches the database, nobody else does.",
-        after.changed(&before),
-        pods.len() * pods.len()
+        "\n  {changed} of {} cells changed: the web tier still reaches the database, nobody else does.",
+        pods.len() * pods.len() * after.len()
     );
     Ok(())
 }
 
 /// Measures until every cell is as the policy says; a policy is in force within a second, the wait is for slow machines.
-fn enforced(lab: &Lab, pods: &[Pod], expected: impl Fn(&Pod, &Pod) -> bool) -> Result<Matrix> {
+fn enforced(lab: &Lab, pods: &[Pod], expected: impl Fn(&Pod, &Pod) -> bool) -> Result<Matrices> {
     let mut seen = None;
     let outcome = lab.wait_for(
         "the policy to be in force everywhere",
         Duration::from_secs(10),
         || {
-            let matrix = Matrix::measure(lab, pods, PORT)?;
-            let wrong = pods
+            let matrices = measure(lab, pods)?;
+            let pairs = || {
+                let pairs = pods
+                    .iter()
+                    .flat_map(|from| pods.iter().map(move |to| (from, to)));
+                pairs.map(|(from, to)| (from, to, expected(from, to)))
+            };
+            let wrong: Vec<String> = matrices
                 .iter()
-                .flat_map(|from| pods.iter().map(move |to| (from, to)));
-            let wrong: Vec<String> = wrong
-                .filter(|(from, to)| {
-                    matrix.reaches(&from.name, &to.name) != Some(expected(from, to))
+                .flat_map(|(family, matrix)| {
+                    pairs()
+                        .filter(|(from, to, expected)| {
+                            matrix.reaches(&from.name, &to.name) != Some(*expected)
+                        })
+                        .map(move |(from, to, _)| {
+                            format!("{} -> {} ({family})", from.name, to.name)
+                        })
                 })
-                .map(|(from, to)| format!("{} -> {}", from.name, to.name))
                 .collect();
-            seen = Some(matrix);
+            seen = Some(matrices);
             if wrong.is_empty() {
                 Ok(true)
             } else {
@@ -219,9 +260,9 @@ fn enforced(lab: &Lab, pods: &[Pod], expected: impl Fn(&Pod, &Pod) -> bool) -> R
         },
     );
     match (outcome, seen) {
-        (Ok(()), Some(matrix)) => Ok(matrix),
-        (Err(error), Some(matrix)) => {
-            print!("{}", matrix.render(None, false));
+        (Ok(()), Some(matrices)) => Ok(matrices),
+        (Err(error), Some(matrices)) => {
+            print_all(&matrices, None, false);
             Err(error)
         }
         (outcome, None) => Err(outcome.err().context("nothing was measured")?),

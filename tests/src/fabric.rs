@@ -4,13 +4,15 @@
 //! joined by a spine link. The control plane and a host "outside" hang behind the routers. No link ends in the
 //! namespace of the user's own machine.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::family::{Families, Family};
 use crate::machine::Machine;
 use crate::peers::{self, Software, Tor};
 use crate::run::Run;
@@ -18,16 +20,48 @@ use crate::wait;
 
 /// The addresses that pods get; the ToRs accept routes of the nodes inside it, and nothing else.
 pub const POD_POOL: &str = "10.244.0.0/16";
+/// The same, IPv6.
+pub const POD_POOL6: &str = "fd00:244::/48";
 /// The address of the API server.
 pub const CONTROL: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
+/// Its IPv6 address.
+pub const CONTROL6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x10);
 /// The host behind the routers, for traffic that leaves the cluster.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// Its IPv6 address.
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+
+/// The addresses that pods get, of one family.
+pub fn pod_pool(family: Family) -> &'static str {
+    match family {
+        Family::V4 => POD_POOL,
+        Family::V6 => POD_POOL6,
+    }
+}
+
+/// The API server's address of one family.
+pub fn control(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => CONTROL.into(),
+        Family::V6 => CONTROL6.into(),
+    }
+}
+
+/// The address of the host behind the routers, of one family.
+pub fn outside(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => OUTSIDE.into(),
+        Family::V6 => OUTSIDE6.into(),
+    }
+}
 
 /// What is to be built.
 #[derive(Clone, Debug)]
 pub struct Topology {
     /// The racks, in order; one or two.
     pub racks: Vec<Rack>,
+    /// What the cluster speaks; the routers speak BGP in these families.
+    pub families: Families,
 }
 
 /// One subnet with its router and nodes.
@@ -68,6 +102,7 @@ impl Topology {
                 rack("a", 1, Some(Software::Bird), 2),
                 rack("b", 2, Some(Software::Frr), 2),
             ],
+            families: Families::default(),
         }
     }
 
@@ -75,7 +110,14 @@ impl Topology {
     pub fn one_subnet(nodes: u8) -> Self {
         Self {
             racks: vec![rack("n", 1, None, nodes)],
+            families: Families::default(),
         }
+    }
+
+    /// The same racks, speaking these families.
+    #[must_use]
+    pub fn speaking(self, families: Families) -> Self {
+        Self { families, ..self }
     }
 
     /// All nodes with their racks.
@@ -116,7 +158,33 @@ fn rack(name: &str, number: u8, software: Option<Software>, nodes: u8) -> Rack {
     }
 }
 
+impl NodePlan {
+    /// Its address of one family.
+    pub fn of(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.address.into(),
+            Family::V6 => self.address6.into(),
+        }
+    }
+}
+
 impl Rack {
+    /// The nodes' subnet of one family.
+    pub fn subnet_of(&self, family: Family) -> IpNet {
+        match family {
+            Family::V4 => self.subnet.into(),
+            Family::V6 => self.subnet6.into(),
+        }
+    }
+
+    /// The router's address in the rack, of one family.
+    pub fn gateway_of(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.gateway().into(),
+            Family::V6 => self.gateway6().into(),
+        }
+    }
+
     /// The router's address in the rack.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.subnet.network()) + 1)
@@ -174,33 +242,22 @@ impl Fabric {
             .nodes()
             .map(|_| next())
             .collect::<Result<Vec<_>>>()?;
+        let families = topology.families;
         for (rack, router) in topology.racks.iter().zip(&routers) {
-            route_for(rack, router)?;
+            route_for(rack, router, families)?;
         }
         let (first, last) = (
             routers.first().context("no rack")?,
             routers.last().context("no rack")?,
         );
         spine(&topology, &routers)?;
-        host(
-            first,
-            "control",
-            &control,
-            Ipv4Addr::new(10, 0, 1, 1),
-            CONTROL,
-        )?;
-        host(
-            last,
-            "outside",
-            &outside,
-            Ipv4Addr::new(192, 0, 2, 1),
-            OUTSIDE,
-        )?;
+        behind(first, "control", &control, control_link(), families)?;
+        behind(last, "outside", &outside, outside_link(), families)?;
         let tors = topology
             .racks
             .iter()
             .zip(routers)
-            .map(|(rack, machine)| Tor::new(rack.clone(), machine))
+            .map(|(rack, machine)| Tor::new(rack.clone(), families, machine))
             .collect();
         let mut fabric = Self {
             topology,
@@ -230,15 +287,17 @@ impl Fabric {
         node.cable("eth0", &tor.machine, &port)?;
         tor.machine
             .ip(&format!("link set {port} master rack up\n"))?;
-        node.ip(&format!(
-            "link set eth0 up\naddr add {}/{} dev eth0\naddr add {}/{} dev eth0 nodad\nroute add default via {}\nroute add default via {}\n",
-            plan.address,
-            rack.subnet.prefix_len(),
-            plan.address6,
-            rack.subnet6.prefix_len(),
-            rack.gateway(),
-            rack.gateway6(),
-        ))?;
+        let mut batch = "link set eth0 up\n".to_owned();
+        for family in hosts_have(self.topology.families) {
+            batch.push_str(&address(
+                plan.of(family),
+                rack.subnet_of(family).prefix_len(),
+                "eth0",
+            ));
+            // Writing to a string cannot fail.
+            let _ = writeln!(batch, "route add default via {}", rack.gateway_of(family));
+        }
+        node.ip(&batch)?;
         // As every installer of Kubernetes sets it.
         node.sysctl(&[
             "net.ipv4.ip_forward=1",
@@ -269,8 +328,21 @@ impl Fabric {
     }
 }
 
+/// The families that hosts have addresses of: IPv6 always, IPv4 unless the cluster is to do without.
+fn hosts_have(families: Families) -> impl Iterator<Item = Family> {
+    Family::BOTH
+        .into_iter()
+        .filter(move |family| *family == Family::V6 || families.has(Family::V4))
+}
+
+/// The line for `ip -batch` that gives a device an address, usable at once.
+fn address(address: IpAddr, length: u8, device: &str) -> String {
+    let nodad = if address.is_ipv6() { " nodad" } else { "" };
+    format!("addr add {address}/{length} dev {device}{nodad}\n")
+}
+
 /// A router forwards, and sends no redirects: a node would learn a shortcut that BGP did not announce.
-fn route_for(rack: &Rack, router: &Machine) -> Result<()> {
+fn route_for(rack: &Rack, router: &Machine, families: Families) -> Result<()> {
     router.sysctl(&[
         "net.ipv4.ip_forward=1",
         "net.ipv6.conf.all.forwarding=1",
@@ -279,40 +351,86 @@ fn route_for(rack: &Rack, router: &Machine) -> Result<()> {
         "net.ipv4.conf.all.rp_filter=0",
         "net.ipv4.conf.default.rp_filter=0",
     ])?;
-    router.ip(&format!(
-        "link add rack type bridge forward_delay 0 stp_state 0\nlink set rack up\naddr add {}/{} dev rack\naddr add {}/{} dev rack nodad\n",
-        rack.gateway(),
-        rack.subnet.prefix_len(),
-        rack.gateway6(),
-        rack.subnet6.prefix_len(),
-    ))
+    let mut batch =
+        "link add rack type bridge forward_delay 0 stp_state 0\nlink set rack up\n".to_owned();
+    for family in hosts_have(families) {
+        batch.push_str(&address(
+            rack.gateway_of(family),
+            rack.subnet_of(family).prefix_len(),
+            "rack",
+        ));
+    }
+    router.ip(&batch)
 }
 
-/// The link between the routers of two racks: 10.0.0.0/31.
+/// A router's end of the spine link, which is 10.0.0.0/31 and fd00:10::/127: 0 in the first rack, 1 in the second.
+pub(crate) fn spine_end(rack: u8, family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 0, 0, rack).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, rack.into()).into(),
+    }
+}
+
+/// The link between the routers of two racks.
 fn spine(topology: &Topology, routers: &[Arc<Machine>]) -> Result<()> {
     let ([left, right], [_, _]) = (routers, topology.racks.as_slice()) else {
         return Ok(());
     };
     left.cable("spine", right, "spine")?;
-    left.ip("link set spine up\naddr add 10.0.0.0/31 dev spine\naddr add fd00:10::/127 dev spine nodad\n")?;
-    right.ip("link set spine up\naddr add 10.0.0.1/31 dev spine\naddr add fd00:10::1/127 dev spine nodad\n")
+    for (router, number) in [(left, 0), (right, 1)] {
+        let mut batch = "link set spine up\n".to_owned();
+        for family in hosts_have(topology.families) {
+            let length = if family == Family::V4 { 31 } else { 127 };
+            batch.push_str(&address(spine_end(number, family), length, "spine"));
+        }
+        router.ip(&batch)?;
+    }
+    Ok(())
 }
 
-/// A host behind a router, in a /24 of its own.
-fn host(
+/// A host's address, its router's, and the length of their prefix.
+type Link = fn(Family) -> (IpAddr, IpAddr, u8);
+
+fn control_link() -> Link {
+    |family| match family {
+        Family::V4 => (control(family), Ipv4Addr::new(10, 0, 1, 1).into(), 24),
+        Family::V6 => {
+            let gateway = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1);
+            (control(family), gateway.into(), 64)
+        }
+    }
+}
+
+fn outside_link() -> Link {
+    |family| match family {
+        Family::V4 => (outside(family), Ipv4Addr::new(192, 0, 2, 1).into(), 24),
+        Family::V6 => {
+            let gateway = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+            (outside(family), gateway.into(), 64)
+        }
+    }
+}
+
+/// A host behind a router, on a link of its own.
+fn behind(
     router: &Machine,
     port: &str,
     host: &Machine,
-    gateway: Ipv4Addr,
-    address: Ipv4Addr,
+    link: Link,
+    families: Families,
 ) -> Result<()> {
     router.cable(port, host, "eth0")?;
-    router.ip(&format!(
-        "link set {port} up\naddr add {gateway}/24 dev {port}\n"
-    ))?;
-    host.ip(&format!(
-        "link set eth0 up\naddr add {address}/24 dev eth0\nroute add default via {gateway}\n"
-    ))
+    let mut here = format!("link set {port} up\n");
+    let mut there = "link set eth0 up\n".to_owned();
+    for family in hosts_have(families) {
+        let (own, gateway, length) = link(family);
+        here.push_str(&address(gateway, length, port));
+        there.push_str(&address(own, length, "eth0"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(there, "route add default via {gateway}");
+    }
+    router.ip(&here)?;
+    host.ip(&there)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The front door: a whole cluster in a datacentre, started, used, and gone when dropped.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::binaries::{self, Binaries};
 use crate::control::{Control, PORT};
-use crate::fabric::{CONTROL, Fabric, Topology};
+use crate::fabric::{self, Fabric, Topology};
+use crate::family::{Families, Family};
 use crate::kubectl::Kubectl;
 use crate::node::{Node, ProxyMode};
 use crate::run::Run;
@@ -90,6 +91,7 @@ impl Lab {
 
     fn bring_up(options: Options, binaries: Binaries, run: &Arc<Run>) -> Result<Self> {
         let tools = binaries.tools();
+        let families = options.topology.families;
         let fabric = progress::step("machines, cables and routers", || {
             Fabric::build(run, options.topology, &tools)
         })?;
@@ -97,12 +99,13 @@ impl Lab {
             .topology
             .nodes()
             .zip(&fabric.nodes)
-            .map(|((rack, plan), machine)| Node::new(rack, plan, machine, &binaries))
+            .map(|((rack, plan), machine)| Node::new(rack, plan, families, machine, &binaries))
             .collect();
         let names: Vec<String> = nodes.iter().map(|node| node.name().to_owned()).collect();
         image::write(&image::probe()?, &run.shared().join(PROBE_ARCHIVE))?;
-        let control = Control::start(&fabric.control, &binaries, &names)?;
-        let port = forward::open(fabric.control.pid(), SocketAddr::new(CONTROL.into(), PORT))?;
+        let control = Control::start(&fabric.control, &binaries, families, &names)?;
+        let api = SocketAddr::new(fabric::control(families.first()), PORT);
+        let port = forward::open(fabric.control.pid(), api)?;
         let kubectl = Kubectl {
             program: binaries.kubectl.clone(),
             config: run.directory().join("kubeconfig"),
@@ -170,6 +173,11 @@ impl Lab {
     pub fn check(&self) -> Result<()> {
         self.control().check()?;
         self.nodes.iter().try_for_each(Node::check)
+    }
+
+    /// What the cluster speaks.
+    pub fn families(&self) -> Families {
+        self.fabric.topology.families
     }
 
     /// The nodes.
@@ -360,7 +368,7 @@ impl Lab {
     /// # Errors
     /// As [`Lab::kubectl`].
     pub fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>> {
-        const QUERY: &str = r#"-o=jsonpath={range .items[*]}{.metadata.name}{"\t"}{.spec.nodeName}{"\t"}{.status.podIP}{"\t"}{.metadata.deletionTimestamp}{"\n"}{end}"#;
+        const QUERY: &str = r#"-o=jsonpath={range .items[*]}{.metadata.name}{"\t"}{.spec.nodeName}{"\t"}{.status.podIPs[*].ip}{"\t"}{.metadata.deletionTimestamp}{"\n"}{end}"#;
         let listed = self.kubectl(&[
             "-n",
             namespace,
@@ -373,11 +381,20 @@ impl Lab {
         ])?;
         let pod = |line: &str| {
             let mut fields = line.split('\t');
+            let (name, node, addresses) = (fields.next()?, fields.next()?, fields.next()?);
+            let addresses: Vec<IpAddr> = addresses
+                .split_whitespace()
+                .filter_map(|address| address.parse().ok())
+                .collect();
             let pod = Pod {
                 namespace: namespace.to_owned(),
-                name: fields.next()?.to_owned(),
-                node: fields.next()?.to_owned(),
-                address: fields.next()?.to_owned(),
+                name: name.to_owned(),
+                node: node.to_owned(),
+                address: addresses
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                addresses,
             };
             // A pod that is going away answers no more.
             fields.next()?.is_empty().then_some(pod)
@@ -424,8 +441,23 @@ pub struct Pod {
     pub name: String,
     /// The node it runs on.
     pub node: String,
-    /// Its address; empty while it has none.
+    /// Its address; empty while it has none. Of two families the cluster's first.
     pub address: String,
+    /// All its addresses, one of each family.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Pod {
+    /// Its address of one family.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn of(&self, family: Family) -> Result<IpAddr> {
+        let mut addresses = self.addresses.iter().copied();
+        addresses
+            .find(|address| Family::of(*address) == family)
+            .with_context(|| format!("pod {} has no {family} address", self.name))
+    }
 }
 
 /// A Deployment of test pods: TCP and UDP echo on 7, HTTP on 80 and on `ports`; labels `app=NAME`.

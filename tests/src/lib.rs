@@ -20,6 +20,7 @@ pub mod capture;
 pub mod command;
 pub mod control;
 pub mod fabric;
+pub mod family;
 pub mod flow;
 pub mod forward;
 pub mod image;
@@ -36,6 +37,8 @@ pub mod requires;
 pub mod rival;
 pub mod run;
 pub mod wait;
+pub mod wire;
 
 pub use fabric::Topology;
+pub use family::{Families, Family};
 pub use lab::{Lab, Options};

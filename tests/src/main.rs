@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use lab::node::ProxyMode;
-use lab::{Lab, Options, Topology, binaries, command, prepare, progress, run};
+use lab::{Families, Lab, Options, Topology, binaries, command, prepare, progress, run};
 
 /// A real Kubernetes in a two-rack datacentre, in network namespaces of this machine.
 #[derive(Debug, Parser)]
@@ -35,6 +35,9 @@ enum Command {
     Demo {
         #[command(flatten)]
         programs: Programs,
+        /// What the cluster speaks.
+        #[arg(long, value_enum, default_value_t)]
+        family: Families,
         /// End after the show, instead of staying up until Ctrl-C.
         #[arg(long)]
         exit: bool,
@@ -46,6 +49,9 @@ enum Command {
     Up {
         #[command(flatten)]
         programs: Programs,
+        /// What the cluster speaks.
+        #[arg(long, value_enum, default_value_t)]
+        family: Families,
         /// One subnet with this many nodes instead of two racks.
         #[arg(long, value_name = "NODES")]
         one_subnet: Option<u8>,
@@ -94,18 +100,22 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Demo {
             programs,
+            family,
             exit,
             keep,
-        } => end_on_signals()
-            .and_then(|()| demo::run(options(Topology::two_racks(), programs), exit, keep)),
+        } => {
+            let topology = Topology::two_racks().speaking(family);
+            end_on_signals().and_then(|()| demo::run(options(topology, programs), exit, keep))
+        }
         Command::Up {
             programs,
+            family,
             one_subnet,
             iptables,
             margay,
         } => {
             let topology = one_subnet.map_or_else(Topology::two_racks, Topology::one_subnet);
-            let mut options = options(topology, programs);
+            let mut options = options(topology.speaking(family), programs);
             if iptables {
                 options.proxy = ProxyMode::Iptables;
             }

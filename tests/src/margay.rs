@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::control::PORT;
-use crate::fabric::{CONTROL, POD_POOL, Topology};
+use crate::fabric::{Topology, control, pod_pool};
+use crate::family::Family;
 use crate::lab::Lab;
+use crate::wire::Wrap;
 use crate::{binaries, image, progress, wait};
 
 /// Where Margay lives in the cluster.
@@ -25,16 +27,44 @@ pub enum Encapsulation {
     VxlanCrossSubnet,
     /// VXLAN between all nodes.
     VxlanAlways,
+    /// IP-in-IP between subnets, plain inside one; IPv4 only.
+    IpipCrossSubnet,
+    /// IP-in-IP between all nodes; IPv4 only.
+    IpipAlways,
 }
 
 impl Encapsulation {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Never => "Never",
-            Self::VxlanCrossSubnet => "CrossSubnet",
-            Self::VxlanAlways => "Always",
+    /// The modes as a pool's spec has them.
+    pub fn fields(self) -> String {
+        let (vxlan, ipip) = match self {
+            Self::Never => ("Never", "Never"),
+            Self::VxlanCrossSubnet => ("CrossSubnet", "Never"),
+            Self::VxlanAlways => ("Always", "Never"),
+            Self::IpipCrossSubnet => ("Never", "CrossSubnet"),
+            Self::IpipAlways => ("Never", "Always"),
+        };
+        format!("\"vxlanMode\": \"{vxlan}\", \"ipipMode\": \"{ipip}\"")
+    }
+
+    /// What is around a pod's packet between two nodes.
+    pub fn wrap(self, subnets: Subnets) -> Wrap {
+        match (self, subnets) {
+            (Self::Never, _) | (Self::VxlanCrossSubnet | Self::IpipCrossSubnet, Subnets::Same) => {
+                Wrap::Plain
+            }
+            (Self::VxlanAlways, _) | (Self::VxlanCrossSubnet, Subnets::Different) => Wrap::Vxlan,
+            (Self::IpipAlways, _) | (Self::IpipCrossSubnet, Subnets::Different) => Wrap::Ipip,
         }
     }
+}
+
+/// How two nodes stand to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subnets {
+    /// In one subnet.
+    Same,
+    /// A router between them.
+    Different,
 }
 
 impl Lab {
@@ -132,6 +162,23 @@ impl Lab {
         self.apply_yaml(&manifest).map(drop)
     }
 
+    /// Switches the pool of a family to another encapsulation, under whatever is running.
+    ///
+    /// # Errors
+    /// The API refuses it.
+    pub fn encapsulate(&self, family: Family, encapsulation: Encapsulation) -> Result<()> {
+        let patch = format!("{{\"spec\": {{{}}}}}", encapsulation.fields());
+        let words = [
+            "patch",
+            "ippool",
+            pool_name(family),
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
+        self.kubectl(&words).map(drop)
+    }
+
     /// Waits until Margay's DaemonSet has rolled out and every node is Ready.
     ///
     /// # Errors
@@ -178,7 +225,7 @@ impl Lab {
     pub fn wait_bgp(&self, limit: Duration) -> Result<()> {
         wait::together(&self.fabric.tors, |tor| {
             let count = if tor.rack.software.is_some() {
-                tor.rack.nodes.len()
+                tor.rack.nodes.len() * tor.families.iter().count()
             } else {
                 0
             };
@@ -198,7 +245,15 @@ fn with_image(manifest: &str) -> String {
     manifest.lines().map(line).collect()
 }
 
-/// What Margay must know of this datacentre: where the API is before services work, the pool, the peers of each rack.
+/// The name of the pool of one family.
+pub fn pool_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "default-ipv4-ippool",
+        Family::V6 => "default-ipv6-ippool",
+    }
+}
+
+/// What Margay must know of this datacentre: where the API is before services work, the pools, the peers of each rack.
 pub fn objects(topology: &Topology, encapsulation: Encapsulation) -> String {
     let routed = topology.racks.iter().any(|rack| rack.software.is_some());
     let mut text = format!(
@@ -209,35 +264,54 @@ metadata: {{name: {NAMESPACE}}}
 apiVersion: v1
 kind: ConfigMap
 metadata: {{name: kubernetes-services-endpoint, namespace: {NAMESPACE}}}
-data: {{KUBERNETES_SERVICE_HOST: \"{CONTROL}\", KUBERNETES_SERVICE_PORT: \"{PORT}\"}}
----
-apiVersion: projectcalico.org/v3
-kind: IPPool
-metadata: {{name: default-ipv4-ippool}}
-spec: {{cidr: {POD_POOL}, blockSize: 26, vxlanMode: {encapsulation}, ipipMode: Never, natOutgoing: true, nodeSelector: all()}}
+data: {{KUBERNETES_SERVICE_HOST: \"{control}\", KUBERNETES_SERVICE_PORT: \"{PORT}\"}}
 ---
 apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {{name: default}}
 spec: {{nodeToNodeMeshEnabled: {mesh}, asNumber: 64512}}
 ",
-        encapsulation = encapsulation.word(),
+        control = control(topology.families.first()),
         mesh = !routed,
     );
-    for rack in topology.racks.iter().filter(|rack| rack.software.is_some()) {
+    for family in topology.families.iter() {
+        let block = match family {
+            Family::V4 => 26,
+            Family::V6 => 122,
+        };
+        // Writing to a string cannot fail.
         let _ = write!(
             text,
             "---
 apiVersion: projectcalico.org/v3
-kind: BGPPeer
-metadata: {{name: {router}}}
-spec: {{peerIP: {gateway}, asNumber: {router_as}, nodeSelector: rack == '{rack}'}}
+kind: IPPool
+metadata: {{name: {name}}}
+spec: {{cidr: \"{pool}\", blockSize: {block}, {encapsulation}, natOutgoing: true, nodeSelector: all()}}
 ",
-            router = rack.router(),
-            gateway = rack.gateway(),
-            router_as = rack.router_as,
-            rack = rack.name,
+            name = pool_name(family),
+            pool = pod_pool(family),
+            encapsulation = encapsulation.fields(),
         );
+        let racks = topology.racks.iter().filter(|rack| rack.software.is_some());
+        for rack in racks {
+            let suffix = match family {
+                Family::V4 => "",
+                Family::V6 => "-v6",
+            };
+            let _ = write!(
+                text,
+                "---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {{name: {router}{suffix}}}
+spec: {{peerIP: \"{gateway}\", asNumber: {router_as}, nodeSelector: rack == '{rack}'}}
+",
+                router = rack.router(),
+                gateway = rack.gateway_of(family),
+                router_as = rack.router_as,
+                rack = rack.name,
+            );
+        }
     }
     text
 }

@@ -1,15 +1,19 @@
 //! Who reaches whom: every test pod dials every other; two matrices are compared cell by cell.
 
+pub mod paths;
+
 use std::fmt::Write;
+use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
+use crate::family::Family;
 use crate::lab::{Lab, Pod};
 use crate::wait;
 
 /// How long a dial may take, in milliseconds: one lost SYN is sent again after a second. A refused cell takes this long,
 /// all of them at once.
-const TIMEOUT: u32 = 1_500;
+const TIMEOUT: &str = "1500";
 
 /// Rows dial, columns answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,31 +25,35 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Dials HTTP on `port` between all pairs, from inside each pod's network namespace. A pod's row is one process, so
-    /// sixty-four cells take about a second.
+    /// Dials HTTP on `port` between all pairs, by the cluster's first family, from inside each pod's network namespace. A pod's
+    /// row is one process, so sixty-four cells take about a second.
     ///
     /// # Errors
-    /// A pod has no sandbox.
+    /// A pod has no sandbox or no address.
     pub fn measure(lab: &Lab, pods: &[Pod], port: u16) -> Result<Self> {
+        Self::measure_by(lab, pods, port, lab.families().first())
+    }
+
+    /// As [`Matrix::measure`], by this family.
+    ///
+    /// # Errors
+    /// As [`Matrix::measure`].
+    pub fn measure_by(lab: &Lab, pods: &[Pod], port: u16, family: Family) -> Result<Self> {
+        let targets: Vec<String> = pods
+            .iter()
+            .map(|to| Ok(format!("http:{}", SocketAddr::new(to.of(family)?, port))))
+            .collect::<Result<_>>()?;
+        let mut words = vec!["nice", "-n", "-15", "/run/tools/probe", "dials", TIMEOUT];
+        words.extend(targets.iter().map(String::as_str));
         let row = |from: &Pod| {
-            let mut line = String::new();
-            for to in pods {
-                let _ = write!(
-                    line,
-                    "(/run/tools/probe dial http {}:{port} {TIMEOUT} >/dev/null 2>&1 && echo {1} || echo -{1}) & ",
-                    to.address, to.name
-                );
-            }
-            line.push_str("wait");
-            let answered = lab.node(&from.node).exec_in_pod(
-                &from.namespace,
-                &from.name,
-                &["nice", "-n", "-15", "sh", "-c", &line],
-            )?;
-            Ok(pods
-                .iter()
-                .map(|to| answered.lines().any(|name| name == to.name))
-                .collect())
+            let node = lab.node(&from.node);
+            let answered = node.exec_in_pod(&from.namespace, &from.name, &words)?;
+            let row: Vec<bool> = answered
+                .lines()
+                .map(|line| line.starts_with("yes "))
+                .collect();
+            ensure!(row.len() == pods.len(), "one answer a pod: {answered}");
+            Ok(row)
         };
         Ok(Self {
             pods: pods.to_vec(),
@@ -139,6 +147,7 @@ mod tests {
             name: name.into(),
             node: node.into(),
             address: String::new(),
+            addresses: Vec::new(),
         }
     }
 

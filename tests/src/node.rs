@@ -1,13 +1,14 @@
 //! A Kubernetes node: a machine with containerd, a kubelet and kube-proxy.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::binaries::Binaries;
-use crate::fabric::{NodePlan, POD_POOL, Rack};
+use crate::fabric::{NodePlan, Rack, pod_pool};
+use crate::family::Families;
 use crate::machine::{self, Machine, Service};
 use crate::requires::LOOPBACK;
 use crate::{image, wait};
@@ -38,6 +39,8 @@ pub struct Node {
     pub plan: NodePlan,
     /// Its rack's name.
     pub rack: String,
+    /// What the cluster speaks.
+    pub families: Families,
     /// The machine.
     pub machine: Arc<Machine>,
     binaries: Binaries,
@@ -53,10 +56,17 @@ struct Services {
 
 impl Node {
     /// A node on this machine; nothing is started yet.
-    pub fn new(rack: &Rack, plan: &NodePlan, machine: &Arc<Machine>, binaries: &Binaries) -> Self {
+    pub fn new(
+        rack: &Rack,
+        plan: &NodePlan,
+        families: Families,
+        machine: &Arc<Machine>,
+        binaries: &Binaries,
+    ) -> Self {
         Self {
             plan: plan.clone(),
             rack: rack.name.clone(),
+            families,
             machine: Arc::clone(machine),
             binaries: binaries.clone(),
             services: Mutex::default(),
@@ -112,7 +122,10 @@ impl Node {
             "--config=/etc/margay-lab-kubelet.yaml".to_owned(),
             format!("--kubeconfig=/run/lab/shared/{}.kubeconfig", self.name()),
             format!("--hostname-override={}", self.name()),
-            format!("--node-ip={}", self.plan.address),
+            format!(
+                "--node-ip={}",
+                self.families.list(|family| self.plan.of(family))
+            ),
             format!("--node-labels=rack={}", self.rack),
         ];
         let kubelet = self.component("kubelet", &flags)?;
@@ -137,7 +150,7 @@ impl Node {
         }
         self.write(
             "/etc/margay-lab-proxy.yaml",
-            &proxy_config(self.name(), mode),
+            &proxy_config(self.name(), mode, self.families),
         )?;
         let proxy = self.component(
             "kube-proxy",
@@ -273,9 +286,9 @@ impl Node {
             .map(drop)
     }
 
-    /// The node's address.
-    pub fn address(&self) -> Ipv4Addr {
-        self.plan.address
+    /// The node's address, of the cluster's first family.
+    pub fn address(&self) -> IpAddr {
+        self.plan.of(self.families.first())
     }
 
     fn services(&self) -> std::sync::MutexGuard<'_, Services> {
@@ -353,18 +366,19 @@ imageGCLowThresholdPercent: 99
 evictionHard: {memory.available: \"1Mi\"}
 ";
 
-fn proxy_config(node: &str, mode: ProxyMode) -> String {
+fn proxy_config(node: &str, mode: ProxyMode, families: Families) -> String {
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: {mode}
 hostnameOverride: {node}
-clusterCIDR: {POD_POOL}
+clusterCIDR: \"{pools}\"
 clientConnection: {{kubeconfig: /run/lab/shared/kube-proxy.kubeconfig}}
 conntrack: {{maxPerCore: 0, min: 0}}
 nftables: {{syncPeriod: 30s, minSyncPeriod: 100ms}}
 iptables: {{syncPeriod: 30s, minSyncPeriod: 100ms}}
 ",
         mode = mode.word(),
+        pools = families.list(pod_pool),
     )
 }

@@ -2,19 +2,21 @@
 //! sessions and routes.
 //!
 //! Both announce their own links to each other, take pod routes from their nodes, and pass pod routes on. A node's route
-//! is accepted only inside the pod pools.
+//! is accepted only inside the pod pools. Each family has sessions of its own, over its own addresses, as Calico's
+//! nodes expect it.
 
 mod bird;
 mod frr;
 
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::fabric::Rack;
+use crate::fabric::{Rack, pod_pool, spine_end};
+use crate::family::{Families, Family};
 use crate::machine::{Machine, Service};
 use crate::wait;
 
@@ -32,6 +34,8 @@ pub enum Software {
 pub struct Tor {
     /// The rack it serves.
     pub rack: Rack,
+    /// The families it speaks BGP in.
+    pub families: Families,
     /// The router itself.
     pub machine: Arc<Machine>,
     daemons: Vec<Service>,
@@ -50,7 +54,7 @@ pub enum Start {
 #[derive(Clone, Copy, Debug)]
 pub struct Neighbour {
     /// Its address on the spine link.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its autonomous system.
     pub remote_as: u32,
 }
@@ -69,9 +73,10 @@ pub struct Session {
 }
 
 impl Tor {
-    pub(crate) fn new(rack: Rack, machine: Arc<Machine>) -> Self {
+    pub(crate) fn new(rack: Rack, families: Families, machine: Arc<Machine>) -> Self {
         Self {
             rack,
+            families,
             machine,
             daemons: Vec::new(),
         }
@@ -103,13 +108,24 @@ impl Tor {
         }
     }
 
-    /// The kernel's routes inside the pod pool, as `ip route` shows them.
+    /// The kernel's routes inside the pod pools, as `ip route` shows them.
     ///
     /// # Errors
     /// `ip` fails.
     pub fn pod_routes(&self) -> Result<String> {
-        self.machine
-            .exec(&["ip", "route", "show", "root", crate::fabric::POD_POOL])
+        let mut routes = String::new();
+        for family in self.families.iter() {
+            let words = [
+                "ip",
+                family.flag(),
+                "route",
+                "show",
+                "root",
+                pod_pool(family),
+            ];
+            routes.push_str(&self.machine.exec(&words)?);
+        }
+        Ok(routes)
     }
 
     /// What the daemon itself shows of a prefix: path, communities, stale marks.
@@ -130,8 +146,12 @@ impl Tor {
                 prefix,
             ]),
             Some(Software::Frr) => {
-                self.machine
-                    .exec(&["vtysh", "-c", &format!("show bgp ipv4 unicast {prefix}")])
+                let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
+                self.machine.exec(&[
+                    "vtysh",
+                    "-c",
+                    &format!("show bgp {family} unicast {prefix}"),
+                ])
             }
             None => Ok(String::new()),
         }
@@ -150,12 +170,7 @@ impl Tor {
                 let up = sessions
                     .iter()
                     .filter(|session| session.state == "Established")
-                    .filter(|session| {
-                        session
-                            .neighbour
-                            .parse()
-                            .is_ok_and(|address: Ipv4Addr| self.rack.subnet.contains(&address))
-                    })
+                    .filter(|session| self.is_node(&session.neighbour))
                     .count();
                 if up >= count {
                     return Ok(Some(()));
@@ -163,6 +178,11 @@ impl Tor {
                 anyhow::bail!("{}", table(&sessions).trim_end())
             },
         )
+    }
+
+    fn is_node(&self, neighbour: &str) -> bool {
+        let inside = |address: IpAddr| self.rack.subnet_of(Family::of(address)).contains(&address);
+        neighbour.parse().is_ok_and(inside)
     }
 
     /// Stops the router's BGP as a crash would: no NOTIFICATION, no withdrawal.
@@ -195,14 +215,14 @@ impl Tor {
 /// Sessions as a table of fixed columns.
 pub fn table(sessions: &[Session]) -> String {
     let mut text = format!(
-        "{:<16}{:<8}{:<14}{}\n",
+        "{:<18}{:<8}{:<14}{}\n",
         "NEIGHBOUR", "AS", "STATE", "ROUTES"
     );
     for session in sessions {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:<16}{:<8}{:<14}{}",
+            "{:<18}{:<8}{:<14}{}",
             session.neighbour, session.remote_as, session.state, session.received
         );
     }
@@ -210,14 +230,15 @@ pub fn table(sessions: &[Session]) -> String {
 }
 
 /// The spine neighbours of each router, in the routers' order.
-pub fn neighbours(racks: &[Rack]) -> Vec<Vec<Neighbour>> {
+pub fn neighbours(racks: &[Rack], families: Families) -> Vec<Vec<Neighbour>> {
     match racks {
         [left, right] => {
-            let at = |last, rack: &Rack| {
-                vec![Neighbour {
-                    address: Ipv4Addr::new(10, 0, 0, last),
+            let at = |number, rack: &Rack| {
+                let neighbour = |family| Neighbour {
+                    address: spine_end(number, family),
                     remote_as: rack.router_as,
-                }]
+                };
+                families.iter().map(neighbour).collect()
             };
             vec![at(1, right), at(0, left)]
         }
@@ -228,27 +249,31 @@ pub fn neighbours(racks: &[Rack]) -> Vec<Vec<Neighbour>> {
 /// Starts all routers; with two racks, waits until they know each other's links.
 pub(crate) fn start(tors: &mut [Tor]) -> Result<()> {
     let racks: Vec<Rack> = tors.iter().map(|tor| tor.rack.clone()).collect();
-    for (tor, neighbours) in tors.iter_mut().zip(neighbours(&racks)) {
+    let families = tors.first().map(|tor| tor.families).unwrap_or_default();
+    for (tor, neighbours) in tors.iter_mut().zip(neighbours(&racks, families)) {
         tor.start(&neighbours, Start::Fresh)?;
     }
     let [left, right] = tors else { return Ok(()) };
     for (tor, there) in [(&mut *left, &racks.get(1)), (&mut *right, &racks.first())] {
         let Some(there) = there else { continue };
-        let subnet = there.subnet.to_string();
-        wait::until(
-            &format!("{} to learn {subnet} over the spine", tor.title()),
-            Duration::from_secs(30),
-            || {
-                for daemon in tor.daemons() {
-                    daemon.check()?;
-                }
-                Ok((!tor
-                    .machine
-                    .exec(&["ip", "route", "show", &subnet])?
-                    .is_empty())
-                .then_some(()))
-            },
-        )?;
+        for family in families.iter() {
+            learns(tor, &there.subnet_of(family).to_string(), family)?;
+        }
     }
     Ok(())
+}
+
+/// Waits until a router has a route to a subnet of the other rack.
+fn learns(tor: &mut Tor, subnet: &str, family: Family) -> Result<()> {
+    wait::until(
+        &format!("{} to learn {subnet} over the spine", tor.title()),
+        Duration::from_secs(30),
+        || {
+            for daemon in tor.daemons() {
+                daemon.check()?;
+            }
+            let words = ["ip", family.flag(), "route", "show", subnet];
+            Ok((!tor.machine.exec(&words)?.is_empty()).then_some(()))
+        },
+    )
 }

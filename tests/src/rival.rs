@@ -34,7 +34,7 @@ pub fn install(lab: &Lab) -> Result<()> {
         node.machine.shell(&format!(
             "cp {PLUGINS}/ptp {PLUGINS}/host-local /opt/cni/bin/"
         ))?;
-        route(lab, index, &node.rack, node.address())?;
+        route(lab, index, &node.rack, node.plan.address)?;
         node.write(
             "/etc/cni/net.d/10-rival.conflist",
             &conflist(&subnet(index)),

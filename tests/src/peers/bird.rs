@@ -5,22 +5,28 @@ use std::fmt::Write;
 use anyhow::Result;
 
 use super::{Neighbour, Session, Start, Tor};
-use crate::fabric::POD_POOL;
+use crate::fabric::pod_pool;
+use crate::family::Family;
 use crate::machine::Service;
 
 const CONFIG: &str = "/etc/margay-lab-bird.conf";
 
-/// The whole configuration of a router.
+/// BIRD's word for the channel of a family.
+fn channel(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+/// The whole configuration of a router. Its id is a number, also where nothing has an IPv4 address.
 fn render(tor: &Tor, neighbours: &[Neighbour]) -> String {
     let rack = &tor.rack;
     let mut text = format!(
         "log stderr all;
 router id {gateway};
 graceful restart wait 20;
-filter pods {{ if net ~ [ {POD_POOL}+ ] then accept; reject; }}
 protocol device {{ scan time 2; }}
-protocol direct {{ ipv4; interface \"rack\", \"control\", \"outside\"; }}
-protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; graceful restart on; persist; }}
 template bgp neighbour {{
   local as {router_as};
   graceful restart on;
@@ -34,26 +40,37 @@ template bgp neighbour {{
         gateway = rack.gateway(),
         router_as = rack.router_as,
     );
-    for node in &rack.nodes {
-        // Pod routes only, in both directions: a node's way to everything else is its default route.
+    for family in tor.families.iter() {
+        let (channel, pool) = (channel(family), pod_pool(family));
         let _ = write!(
             text,
-            "protocol bgp {name} from neighbour {{
+            "filter pods_{channel} {{ if net ~ [ {pool}+ ] then accept; reject; }}
+protocol direct direct_{channel} {{ {channel}; interface \"rack\", \"control\", \"outside\"; }}
+protocol kernel kernel_{channel} {{ {channel} {{ import none; export where source = RTS_BGP; }}; graceful restart on; persist; }}
+"
+        );
+        for node in &rack.nodes {
+            // Pod routes only, in both directions: a node's way to everything else is its default route.
+            let _ = write!(
+                text,
+                "protocol bgp {name}_{channel} from neighbour {{
   neighbor {address} as {node_as};
-  ipv4 {{ import filter pods; export filter pods; }};
+  {channel} {{ import filter pods_{channel}; export filter pods_{channel}; }};
 }}
 ",
-            name = node.name,
-            address = node.address,
-            node_as = rack.node_as,
-        );
+                name = node.name,
+                address = node.of(family),
+                node_as = rack.node_as,
+            );
+        }
     }
-    for (number, neighbour) in neighbours.iter().enumerate() {
+    for neighbour in neighbours {
+        let channel = channel(Family::of(neighbour.address));
         let _ = write!(
             text,
-            "protocol bgp spine{number} from neighbour {{
+            "protocol bgp spine_{channel} from neighbour {{
   neighbor {address} as {remote_as};
-  ipv4 {{ import all; export where source ~ [ RTS_DEVICE, RTS_BGP ]; }};
+  {channel} {{ import all; export where source ~ [ RTS_DEVICE, RTS_BGP ]; }};
 }}
 ",
             address = neighbour.address,

@@ -1,12 +1,14 @@
 //! FRR: configuration, start, `vtysh`.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::{Neighbour, Session, Start, Tor};
-use crate::fabric::POD_POOL;
+use crate::fabric::pod_pool;
+use crate::family::Family;
 use crate::machine::Service;
 use crate::wait;
 
@@ -24,8 +26,7 @@ fn render(tor: &Tor, neighbours: &[Neighbour], beginning: Start) -> String {
     };
     let mut text = format!(
         "frr defaults datacenter
-ip prefix-list pods seq 5 permit {POD_POOL} le 32
-route-map links permit 10
+{lists}route-map links permit 10
  match interface rack
 route-map links permit 20
  match interface control
@@ -41,38 +42,77 @@ router bgp {router_as}
  bgp graceful-restart select-defer-time {deferral}
  timers bgp 30 90
 ",
+        lists = prefix_lists(tor),
         router_as = rack.router_as,
         gateway = rack.gateway(),
     );
-    let mut peers: Vec<(String, u32, bool)> = rack
-        .nodes
+    let nodes = tor.families.iter().flat_map(|family| {
+        let nodes = rack.nodes.iter();
+        nodes.map(move |node| (node.of(family), rack.node_as, Side::Node))
+    });
+    let spine = neighbours
         .iter()
-        .map(|node| (node.address.to_string(), rack.node_as, true))
-        .collect();
-    peers.extend(
-        neighbours
-            .iter()
-            .map(|neighbour| (neighbour.address.to_string(), neighbour.remote_as, false)),
-    );
-    for (address, remote_as, _node) in &peers {
+        .map(|neighbour| (neighbour.address, neighbour.remote_as, Side::Spine));
+    let peers: Vec<(IpAddr, u32, Side)> = nodes.chain(spine).collect();
+    for (address, remote_as, _side) in &peers {
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             " neighbor {address} remote-as {remote_as}\n neighbor {address} timers connect 2"
         );
     }
-    text.push_str(" address-family ipv4 unicast\n  redistribute connected route-map links\n");
-    for (address, _remote_as, node) in &peers {
-        let _ = writeln!(text, "  neighbor {address} activate");
-        if *node {
-            // Pod routes only, in both directions: a node's way to everything else is its default route.
-            let _ = writeln!(
-                text,
-                "  neighbor {address} prefix-list pods in\n  neighbor {address} prefix-list pods out"
-            );
+    for family in tor.families.iter() {
+        let (word, list) = words(family);
+        let _ = writeln!(
+            text,
+            " address-family {word} unicast\n  redistribute connected route-map links"
+        );
+        let peers = peers
+            .iter()
+            .filter(|(address, _, _)| Family::of(*address) == family);
+        for (address, _remote_as, side) in peers {
+            let _ = writeln!(text, "  neighbor {address} activate");
+            if *side == Side::Node {
+                // Pod routes only, in both directions: a node's way to everything else is its default route.
+                let _ = writeln!(
+                    text,
+                    "  neighbor {address} prefix-list {list} in\n  neighbor {address} prefix-list {list} out"
+                );
+            }
         }
+        text.push_str(" exit-address-family\n");
     }
-    text.push_str(" exit-address-family\n");
     text
+}
+
+/// On which side of the router a neighbour is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Node,
+    Spine,
+}
+
+/// FRR's word for a family, and the name of its list of pod prefixes.
+fn words(family: Family) -> (&'static str, &'static str) {
+    match family {
+        Family::V4 => ("ipv4", "pods"),
+        Family::V6 => ("ipv6", "pods6"),
+    }
+}
+
+fn prefix_lists(tor: &Tor) -> String {
+    let list = |family| {
+        let (_, name) = words(family);
+        let (word, longest) = match family {
+            Family::V4 => ("ip", 32),
+            Family::V6 => ("ipv6", 128),
+        };
+        format!(
+            "{word} prefix-list {name} seq 5 permit {} le {longest}\n",
+            pod_pool(family)
+        )
+    };
+    tor.families.iter().map(list).collect()
 }
 
 pub(super) fn start(tor: &Tor, neighbours: &[Neighbour], beginning: Start) -> Result<Vec<Service>> {

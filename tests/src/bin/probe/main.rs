@@ -21,7 +21,9 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage:
   probe serve [--tcp PORT]... [--udp PORT]... [--http PORT]...   echo TCP and UDP, answer HTTP with host name and peer
-  probe dial tcp|udp|http ADDRESS:PORT [TIMEOUT_MS]              exit 0 and print the answer, or exit 1 and say why
+  probe dial tcp|udp|http|large|packet=SIZE ADDRESS:PORT [TIMEOUT_MS]   exit 0 and print the answer, or exit 1 and say why;
+                                                                 large: 60 kB to a TCP echo, packet: one datagram of that size
+  probe dials TIMEOUT_MS HOW:ADDRESS:PORT...                     many at once, a line each: yes and the answer, or no and why
   probe flow ADDRESS [--tcp PORT] [--udp PORT] [--rate N] [--seconds N]   numbered messages to an echo; prints JSON
   probe fresh ADDRESS:PORT SECONDS FIRST-SOURCE-PORT             a new UDP conversation each millisecond; prints JSON
   probe pause                                                    wait for a signal
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["serve", rest @ ..] => serve::run(rest),
         ["dial", rest @ ..] => dial::run(rest),
+        ["dials", rest @ ..] => dial::run_all(rest),
         ["flow", rest @ ..] => flow::run(rest),
         ["fresh", rest @ ..] => fresh::run(rest),
         ["init", rest @ ..] => init::run(rest),
