@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{LocalEndpoint, Namespace, Pod, ServiceAccount};
 use crate::ids::{AttachmentId, NamespacedName, NodeName, ObjectName, PodRef};
+use crate::networkset::{GlobalNetworkSet, NetworkSet};
 use crate::node::Node;
 
 /// A change of what this node knows of the cluster.
@@ -116,6 +117,10 @@ objects! {
     NetworkPolicy(api::NetworkPolicy, NamespacedName);
     /// A cluster-wide policy of `projectcalico.org/v3`.
     GlobalNetworkPolicy(api::GlobalNetworkPolicy, ObjectName);
+    /// A set of addresses of a namespace.
+    NetworkSet(NetworkSet, NamespacedName);
+    /// A cluster-wide set of addresses.
+    GlobalNetworkSet(GlobalNetworkSet, ObjectName);
     /// An interface of a sandbox on this node; told by the CNI server, not by the API.
     Endpoint(LocalEndpoint, AttachmentId);
 }

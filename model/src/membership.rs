@@ -12,7 +12,7 @@ use api::selector::Selector;
 use ipnet::IpNet;
 
 use crate::endpoint::{Labels, NamedPort, Transport};
-use crate::ids::{AttachmentId, PodRef};
+use crate::ids::{AttachmentId, NamespacedName, ObjectName, PodRef};
 
 /// What has labels and addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,9 +21,13 @@ pub enum MemberKey {
     Pod(PodRef),
     /// A local interface without a pod.
     Attachment(AttachmentId),
+    /// A set of addresses of a namespace.
+    NetworkSet(NamespacedName),
+    /// A cluster-wide set of addresses.
+    GlobalNetworkSet(ObjectName),
 }
 
-/// Labels, addresses and named ports of one endpoint.
+/// Labels, addresses and named ports of one endpoint or network set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Effective labels.

@@ -19,6 +19,7 @@ use crate::endpoint::{
 use crate::event::{Event, Key, Kind, Object};
 use crate::ids::{AttachmentId, NamespacedName, NodeName, ObjectName, PodRef};
 use crate::membership::{Member, MemberKey, Membership};
+use crate::networkset::{GlobalNetworkSet, NetworkSet};
 use crate::node::Node;
 
 mod held;
@@ -94,6 +95,8 @@ pub struct World {
     tiers: BTreeMap<ObjectName, Arc<api::Tier>>,
     policies: BTreeMap<NamespacedName, Arc<api::NetworkPolicy>>,
     global_policies: BTreeMap<ObjectName, Arc<api::GlobalNetworkPolicy>>,
+    network_sets: BTreeMap<NamespacedName, NetworkSet>,
+    global_network_sets: BTreeMap<ObjectName, GlobalNetworkSet>,
     membership: Membership,
     synced: BTreeSet<Kind>,
 }
@@ -141,6 +144,8 @@ impl World {
             tiers: BTreeMap::new(),
             policies: BTreeMap::new(),
             global_policies: BTreeMap::new(),
+            network_sets: BTreeMap::new(),
+            global_network_sets: BTreeMap::new(),
             membership: Membership::default(),
             synced: BTreeSet::new(),
         }
@@ -234,6 +239,24 @@ impl World {
                     Dirty::POLICY,
                 )
             }
+            Object::NetworkSet(set) => {
+                let key = set.id.clone();
+                self.held.release(&Key::NetworkSet(key.clone()));
+                let dirty = changed(&mut self.network_sets, key.clone(), set, Dirty::POLICY);
+                self.refresh_network_set(&key);
+                dirty
+            }
+            Object::GlobalNetworkSet(set) => {
+                let key = set.name.clone();
+                let member = Member {
+                    labels: Arc::new(set.effective_labels()),
+                    addresses: set.nets.iter().copied().collect(),
+                    ports: Vec::new(),
+                };
+                self.membership
+                    .upsert(&MemberKey::GlobalNetworkSet(key.clone()), member);
+                changed(&mut self.global_network_sets, key, set, Dirty::POLICY)
+            }
             Object::Endpoint(endpoint) => self.upsert_endpoint(endpoint),
         }
     }
@@ -245,9 +268,11 @@ impl World {
         self.remove(key)
     }
 
-    /// Whether a policy that is deleted must stay for now: its namespace is dying and interfaces of it still stand here.
+    /// Whether a policy, or a set that policies may deny, must stay for now although it is deleted: its namespace is dying and
+    /// interfaces of it still stand here.
     fn outlives_its_namespace(&mut self, key: &Key) -> bool {
-        let (Key::KubeNetworkPolicy(id) | Key::NetworkPolicy(id)) = key else {
+        let (Key::KubeNetworkPolicy(id) | Key::NetworkPolicy(id) | Key::NetworkSet(id)) = key
+        else {
             return false;
         };
         let dying = match self.namespaces.get(&id.namespace) {
@@ -303,6 +328,16 @@ impl World {
             Key::Tier(name) => gone(&mut self.tiers, &name, Dirty::POLICY),
             Key::NetworkPolicy(id) => gone(&mut self.policies, &id, Dirty::POLICY),
             Key::GlobalNetworkPolicy(name) => gone(&mut self.global_policies, &name, Dirty::POLICY),
+            Key::NetworkSet(id) => {
+                let dirty = gone(&mut self.network_sets, &id, Dirty::POLICY);
+                self.refresh_network_set(&id);
+                dirty
+            }
+            Key::GlobalNetworkSet(name) => {
+                self.membership
+                    .remove(&MemberKey::GlobalNetworkSet(name.clone()));
+                gone(&mut self.global_network_sets, &name, Dirty::POLICY)
+            }
             Key::Endpoint(id) => self.delete_endpoint(&id),
         }
     }
@@ -428,6 +463,30 @@ impl World {
         for pod in pods {
             self.refresh_pod(&pod);
         }
+        let sets: Vec<NamespacedName> = self
+            .network_sets
+            .range(NamespacedName::new(name.clone(), "")..)
+            .take_while(|(id, _)| id.namespace == *name)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for set in sets {
+            self.refresh_network_set(&set);
+        }
+    }
+
+    fn refresh_network_set(&mut self, id: &NamespacedName) {
+        let key = MemberKey::NetworkSet(id.clone());
+        let Some(set) = self.network_sets.get(id) else {
+            self.membership.remove(&key);
+            return;
+        };
+        let labels = set.effective_labels(self.namespaces.get(&id.namespace));
+        let member = Member {
+            labels: Arc::new(labels),
+            addresses: set.nets.iter().copied().collect(),
+            ports: Vec::new(),
+        };
+        self.membership.upsert(&key, member);
     }
 
     fn refresh_pod(&mut self, id: &PodRef) {
@@ -583,6 +642,16 @@ impl World {
     /// Cluster-wide policies of `projectcalico.org/v3`.
     pub fn global_policies(&self) -> &BTreeMap<ObjectName, Arc<api::GlobalNetworkPolicy>> {
         &self.global_policies
+    }
+
+    /// Sets of addresses of namespaces.
+    pub fn network_sets(&self) -> &BTreeMap<NamespacedName, NetworkSet> {
+        &self.network_sets
+    }
+
+    /// Cluster-wide sets of addresses.
+    pub fn global_network_sets(&self) -> &BTreeMap<ObjectName, GlobalNetworkSet> {
+        &self.global_network_sets
     }
 
     /// Selector → addresses. Policy names the selectors it needs here, and reads their members.

@@ -137,6 +137,10 @@ fn deletion(event: &Event) -> Option<Event> {
         Key::Pod(pod.id.clone())
     } else if let Object::Namespace(namespace) = &**object {
         Key::Namespace(namespace.name.clone())
+    } else if let Object::NetworkSet(set) = &**object {
+        Key::NetworkSet(set.id.clone())
+    } else if let Object::GlobalNetworkSet(set) = &**object {
+        Key::GlobalNetworkSet(set.name.clone())
     } else if let Object::Endpoint(endpoint) = &**object {
         Key::Endpoint(endpoint.id.clone())
     } else {

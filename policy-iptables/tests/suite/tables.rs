@@ -114,6 +114,8 @@ fn scene() -> World {
 fn add(world: &mut World, object: &Value) {
     let event = match object["kind"].as_str().unwrap() {
         "Tier" => Event::upsert(read::<api::Tier>(object)),
+        "NetworkSet" => Event::upsert(model::NetworkSet::parse(&read(object)).0),
+        "GlobalNetworkSet" => Event::upsert(model::GlobalNetworkSet::parse(&read(object)).0),
         "GlobalNetworkPolicy" => Event::upsert(read::<api::GlobalNetworkPolicy>(object)),
         "NetworkPolicy" if object["apiVersion"] == "projectcalico.org/v3" => {
             Event::upsert(read::<api::NetworkPolicy>(object))
@@ -1258,4 +1260,110 @@ fn a_pod_of_a_dying_namespace_stays_isolated_until_it_is_gone() {
     world.apply(Event::Delete(model::Key::Endpoint(endpoint(2).id)));
     assert!(!world.kube_policies().contains_key(&kube));
     assert!(world.policies().is_empty());
+}
+
+/// A set of addresses with the label `role: partner`.
+fn network_set(namespace: Option<&str>, nets: &[&str]) -> Value {
+    let kind = namespace.map_or("GlobalNetworkSet", |_| "NetworkSet");
+    json!({
+        "apiVersion": "projectcalico.org/v3", "kind": kind,
+        "metadata": { "name": "partners", "namespace": namespace, "labels": { "role": "partner" } },
+        "spec": { "nets": nets },
+    })
+}
+
+#[test]
+fn network_sets_are_found_by_selectors_of_their_scope() {
+    let sets = [
+        network_set(Some("x"), &["198.51.100.1", "2001:db8:1::/64"]),
+        network_set(Some("y"), &["198.51.100.2/32"]),
+        network_set(None, &["198.51.100.3", "203.0.113.0/24", "203.0.113.9/32"]),
+    ];
+    let with = |policy: Value| sets.iter().cloned().chain([policy]).collect::<Vec<_>>();
+    let partner = json!({ "selector": "role == 'partner'" });
+    let allow = |source: Value| json!({ "ingress": [{ "action": "Allow", "source": source }] });
+    let in_x = json!({ "selector": "role == 'partner'", "namespaceSelector": "ns == 'x'" });
+    let in_any = json!({ "selector": "role == 'partner'", "namespaceSelector": "all()" });
+    let in_none = json!({ "selector": "role == 'partner'", "namespaceSelector": "global()" });
+    // Sets of x, of y, of the cluster.
+    for (policy, expected) in [
+        (
+            namespaced("x", &allow(partner.clone())),
+            [true, false, false],
+        ),
+        (namespaced("x", &allow(in_any.clone())), [true, true, false]),
+        (
+            namespaced("x", &allow(in_none.clone())),
+            [false, false, true],
+        ),
+        (global(&allow(partner.clone())), [true, true, true]),
+        (global(&allow(in_x)), [true, false, false]),
+        (global(&allow(in_none)), [false, false, true]),
+    ] {
+        let [x, y, cluster] = expected;
+        check(
+            &with(policy),
+            &[
+                ("198.51.100.1", "x/a", "tcp 80", x),
+                ("2001:db8:1::7", "x/a+6", "tcp 80", x),
+                ("2001:db8:1:1::7", "x/a+6", "tcp 80", false),
+                ("198.51.100.2", "x/a", "tcp 80", y),
+                ("198.51.100.3", "x/a", "tcp 80", cluster),
+                ("203.0.113.77", "x/a", "tcp 80", cluster),
+                ("203.0.113.9", "x/a", "tcp 80", cluster),
+                ("198.51.100.9", "x/a", "tcp 80", false),
+                ("y/a", "x/a", "tcp 80", false),
+            ],
+        );
+    }
+    // Everybody but the members, addresses nobody knows included.
+    let others = json!({ "notSelector": "role == 'partner'" });
+    check(
+        &with(global(&allow(others))),
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", false),
+            ("203.0.113.77", "x/a", "tcp 80", false),
+            ("198.51.100.9", "x/a", "tcp 80", true),
+            ("y/a", "x/a", "tcp 80", true),
+        ],
+    );
+    // Kubernetes policies know pods only, whatever labels a set claims.
+    let mut claims = network_set(Some("x"), &["198.51.100.1"]);
+    claims["metadata"]["labels"]["projectcalico.org/orchestrator"] = json!("k8s");
+    let rule = json!({ "from": [{ "podSelector": {} }] });
+    check(
+        &[
+            claims,
+            kubernetes("x", &json!({ "podSelector": {}, "ingress": [rule] })),
+        ],
+        &[
+            ("198.51.100.1", "x/a", "tcp 80", false),
+            ("x/b", "x/a", "tcp 80", true),
+        ],
+    );
+}
+
+#[test]
+fn a_set_that_changes_changes_what_is_allowed() {
+    let mut world = scene();
+    let allow = json!({ "ingress": [{ "action": "Allow", "source": { "selector": "role == 'partner'" } }] });
+    add(&mut world, &global(&allow));
+    let settings = Settings::default();
+    let closed = [("198.51.100.1", "x/a", "tcp 80", false)];
+    let open = [("198.51.100.1", "x/a", "tcp 80", true)];
+    check_with(&settings, &mut world, &closed);
+    for (nets, probes) in [
+        (&["198.51.100.0/24"][..], &open),
+        (&["198.51.100.2/32"], &closed),
+        (&["198.51.100.1/32", "nonsense"], &open),
+        (&[], &closed),
+        (&["0.0.0.0/0", "10.0.0.0/8", "198.51.100.1/32"], &open),
+    ] {
+        add(&mut world, &network_set(None, nets));
+        check_with(&settings, &mut world, probes);
+    }
+    world.apply(Event::Delete(model::Key::GlobalNetworkSet(
+        "partners".into(),
+    )));
+    check_with(&settings, &mut world, &closed);
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use model::endpoint::Labels;
 use model::{
-    AttachmentId, Event, LocalEndpoint, NamedPort, Namespace, NamespacedName, Object, Pod, PodRef,
-    ServiceAccount, Transport, TunnelSource,
+    AttachmentId, Event, GlobalNetworkSet, LocalEndpoint, NamedPort, Namespace, NamespacedName,
+    NetworkSet, Object, Pod, PodRef, ServiceAccount, Transport, TunnelSource,
 };
 use policy_iptables::plan::{DenyAction, HostAction, LoopPrevention, Settings, WorkloadTunnels};
 use policy_iptables::verdict::{Device, Locals, Packet, Payload, State};
@@ -87,6 +87,9 @@ pub(crate) fn events(rng: &mut SmallRng, site: &Site) -> Vec<Event> {
         if rng.random_ratio(3, 4) {
             events.push(Event::upsert(tier(rng, name)));
         }
+    }
+    for n in 0..rng.random_range(0..4) {
+        events.push(network_set(rng, n));
     }
     for n in 0..rng.random_range(0..5) {
         events.push(Event::upsert(kubernetes_policy(rng, n)));
@@ -171,6 +174,23 @@ pub(crate) fn remote_pod(rng: &mut SmallRng, n: usize) -> Pod {
         node: Some("elsewhere".into()),
         ..pod(rng, n)
     }
+}
+
+/// A set of addresses with labels that pods have too, of a namespace or of the cluster.
+fn network_set(rng: &mut SmallRng, n: u32) -> Event {
+    let mut labels = Labels::from([("app".into(), (*pick(rng, &APPS)).into())]);
+    if rng.random() {
+        labels.insert("stage".into(), (*pick(rng, &["prod", "dev"])).into());
+    }
+    let count = rng.random_range(0..4);
+    let nets = (0..count).map(|_| net(rng).parse().unwrap()).collect();
+    let name = format!("set-{n}");
+    if rng.random() {
+        let name = name.as_str().into();
+        return Event::upsert(GlobalNetworkSet { name, labels, nets });
+    }
+    let id = NamespacedName::new(*pick(rng, &NAMESPACES), name.as_str());
+    Event::upsert(NetworkSet { id, labels, nets })
 }
 
 fn endpoint(n: usize, device: &Device, pod: &Pod) -> LocalEndpoint {

@@ -86,7 +86,7 @@ impl Freshness {
 }
 
 /// Kinds that come from the API server; the rest is told by this node itself.
-const WATCHED: [Kind; 15] = [
+const WATCHED: [Kind; 17] = [
     Kind::Node,
     Kind::Namespace,
     Kind::ServiceAccount,
@@ -102,6 +102,8 @@ const WATCHED: [Kind; 15] = [
     Kind::Tier,
     Kind::NetworkPolicy,
     Kind::GlobalNetworkPolicy,
+    Kind::NetworkSet,
+    Kind::GlobalNetworkSet,
 ];
 
 /// Starts a watch for every kind a node reads. The tasks end when the receiver of `heard` is dropped or the set is.
@@ -173,6 +175,28 @@ pub fn spawn(
         Kind::GlobalNetworkPolicy,
         cluster_key(Key::GlobalNetworkPolicy),
         Event::upsert,
+    );
+    watches.add::<api::NetworkSet>(
+        Kind::NetworkSet,
+        namespaced_key(Key::NetworkSet),
+        |object| {
+            let (set, bad) = model::NetworkSet::parse(&object);
+            for problem in bad {
+                tracing::warn!(set = %set.id, %problem, "network set is not whole");
+            }
+            Event::upsert(set)
+        },
+    );
+    watches.add::<api::GlobalNetworkSet>(
+        Kind::GlobalNetworkSet,
+        cluster_key(Key::GlobalNetworkSet),
+        |object| {
+            let (set, bad) = model::GlobalNetworkSet::parse(&object);
+            for problem in bad {
+                tracing::warn!(set = %set.name, %problem, "network set is not whole");
+            }
+            Event::upsert(set)
+        },
     );
     tasks
 }

@@ -222,7 +222,7 @@ fn labels(world: &World, namespace: Option<&str>, entity: &Entity, address: IpAd
         namespace.filter(|_| spaces.is_none() && (own.is_some() || not.is_some() || asks_account));
     let at = || {
         let members = world.membership().endpoints().map(|(_, member)| member);
-        members.filter(move |member| member.addresses.contains(&IpNet::from(address)))
+        members.filter(move |member| member.addresses.iter().any(|net| net.contains(&address)))
     };
     let is = |labels: &Labels| {
         let name = labels.get(SERVICE_ACCOUNT_LABEL);
