@@ -12,6 +12,17 @@ use crate::link::IfName;
 pub struct Host {
     /// Devices, by name.
     pub devices: BTreeMap<IfName, Device>,
+    /// What its kernel cannot do.
+    pub lacks: Lacks,
+}
+
+/// Kinds of tunnels that were tried and that this kernel cannot make, each with the kernel's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// IP-in-IP.
+    pub ipip: Option<String>,
+    /// VXLAN.
+    pub vxlan: Option<String>,
 }
 
 /// One device.
@@ -25,6 +36,21 @@ pub struct Device {
     pub running: bool,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// What routers have to do with it.
+    pub routers: Routers,
+}
+
+/// Whether a device lives from router advertisements, and whether the kernel reads them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Routers {
+    /// Nothing on it came from a router, or a program of the host reads the advertisements itself (`accept_ra` 0).
+    #[default]
+    Unheard,
+    /// The kernel believes routers as long as the host itself does not forward (`accept_ra` 1), and some route or address here
+    /// came from one: turning forwarding on would end that.
+    HeardByHosts,
+    /// The kernel believes routers in any case (`accept_ra` 2).
+    Heard,
 }
 
 impl Host {

@@ -30,6 +30,6 @@ pub use devices::Devices;
 pub use driver::{Config, Driver, DriverError, Refused, Report, SharedDriver};
 pub use inspect::{Inspected, Standing};
 pub use monitor::{Changed, Monitor};
-pub use probe::{Features, ProbeError, probe};
+pub use probe::{Features, ProbeError, TunnelKind, probe, probe_tunnel};
 pub use sysctl::{SysctlError, SysctlRoot};
 pub use workload::{AttachError, Attached, End, HostLink, Workloads};

@@ -22,7 +22,7 @@ pub mod route;
 pub mod sysctl;
 pub mod tables;
 
-pub use host::{Device, Host};
+pub use host::{Device, Host, Lacks, Routers};
 pub use link::{AddressKey, IfName, Lifetime, Mac, Shape, Tunnel, Vxlan, WorkloadLink};
 pub use neighbour::{FdbKey, NeighbourKey};
 pub use nexthop::{Nexthop, NexthopId, NexthopMode};

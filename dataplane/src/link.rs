@@ -95,6 +95,9 @@ pub struct Tunnel {
 pub enum Shape {
     /// A VXLAN device with nothing learnt, no group, no miss notifications.
     Vxlan(Vxlan),
+    /// The IP-in-IP device for any peer. It comes with the kernel's module and cannot be deleted: one that nobody wants is released
+    /// by taking our mark off it.
+    Ipip,
     /// Something else stands under the name; only ever read from the kernel.
     Foreign,
 }
@@ -130,7 +133,7 @@ pub enum Lifetime {
     Limited,
 }
 
-/// An address on one of our tunnel devices. The kernel's key.
+/// An address on one of our tunnel devices, or the gateway's on the host end of a pod. The kernel's key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressKey {
     /// Device that carries it.

@@ -22,17 +22,17 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{NatFacts, NodeName, ObjectName, World};
 
-use crate::host::Host;
-use crate::link::{IfName, Mac, WorkloadLink};
+use crate::host::{Host, Routers};
+use crate::link::{AddressKey, IfName, Lifetime, Mac, WorkloadLink};
 use crate::neighbour::NeighbourKey;
-use crate::sysctl::Sysctl;
+use crate::sysctl::{Ipv6Key, Sysctl};
 use crate::tables::Desired;
 
 use mtu::Mtus;
-use pools::Pools;
+use pools::{Family, Pools};
 use routes::Candidates;
 use settings::Settings;
-use tunnels::Vteps;
+use tunnels::Tunnels;
 
 /// What follows from the World, with the reasons for what does not.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,10 +67,10 @@ pub enum Finding {
         address: IpAddr,
     },
     /// This node has no tunnel address yet.
-    #[error("this node has no VXLAN tunnel address yet (IPv{version}): no tunnel device")]
+    #[error("this node has no tunnel address for {device} yet: no tunnel")]
     NoOwnTunnelAddress {
-        /// 4 or 6.
-        version: u8,
+        /// The device that would carry it.
+        device: IfName,
     },
     /// A node that owns a block is unknown or has no address.
     #[error("{prefix} belongs to node {node}, which has no node address: no route")]
@@ -132,11 +132,25 @@ pub enum Finding {
         /// What stands there.
         cidr: String,
     },
-    /// A pool wants IP-in-IP, which is not built yet.
-    #[error("{prefix} lies in a pool with ipipMode, which is not supported yet: no route")]
-    IpipUnsupported {
-        /// The block.
-        prefix: IpNet,
+    /// A pool wants an encapsulation that this kernel cannot do.
+    #[error(
+        "pool {pool} wants {what}, which the kernel of this node cannot do ({reason}): no route to its other nodes; load the module or change the pool's mode"
+    )]
+    KernelLacks {
+        /// The pool.
+        pool: ObjectName,
+        /// The encapsulation.
+        what: &'static str,
+        /// The kernel's words.
+        reason: String,
+    },
+    /// A pool of IPv6 addresses wants IP-in-IP.
+    #[error(
+        "pool {pool}: ipipMode carries IPv4 only: no route to its other nodes; use vxlanMode or neither"
+    )]
+    Ipv6InIpip {
+        /// The pool.
+        pool: ObjectName,
     },
     /// No device matches `mtuIfacePattern`.
     #[error("no running device matches mtuIfacePattern: the MTU of {parent} is used")]
@@ -144,27 +158,46 @@ pub enum Finding {
         /// The parent.
         parent: IfName,
     },
+    /// A configured MTU that the uplink cannot carry.
+    #[error("FelixConfiguration {field}: {value} does not fit the uplink; {used} is used")]
+    MtuTooLarge {
+        /// Name of the field.
+        field: &'static str,
+        /// What stands there, octets.
+        value: u32,
+        /// What is used instead, octets.
+        used: u32,
+    },
+    /// Pods would get an MTU below what IPv6 demands of every link.
+    #[error(
+        "the MTU of pods is {mtu}, below the 1280 of IPv6 (RFC 8200): pods get no IPv6 address until the uplink carries more"
+    )]
+    MtuBelowIpv6 {
+        /// Octets.
+        mtu: u32,
+    },
 }
 
 /// Plans everything of this node but the recipes of pods.
 pub fn plan(world: &World, host: &Host, settings: &Settings) -> Plan {
     let (pools, mut findings) = Pools::read(world);
-    let (mtu, gap) = mtu::plan(world, host, settings, &pools);
-    findings.extend(gap);
-    let (vteps, gaps) = Vteps::read(world, host, settings, &pools, &mtu);
+    let (mtu, gaps) = mtu::plan(world, host, settings, &pools);
     findings.extend(gaps);
-    let (candidates, gaps) = routes::plan(world, host, settings, &pools, &vteps);
+    let (tunnels, gaps) = Tunnels::read(world, host, settings, &pools, &mtu);
     findings.extend(gaps);
-    let mut desired = vteps.desired();
+    let (candidates, gaps) = routes::plan(world, host, settings, &pools, &tunnels);
+    findings.extend(gaps);
+    let mut desired = Desired::default();
+    tunnels.add_to(&mut desired);
     add_workloads(world, settings, &mut desired);
     if settings.forwarding {
-        desired.settings.insert(Sysctl::Ipv4Forward, 1);
+        desired.settings = forwarding(host, settings, &pools);
     }
     desired.routes = routes::merge(candidates.clone(), BTreeMap::new()).chosen;
     findings.sort();
     findings.dedup();
     Plan {
-        nat: nat::plan(world, settings, &pools, &vteps),
+        nat: nat::plan(world, settings, &pools, &tunnels),
         desired,
         candidates,
         mtu,
@@ -172,7 +205,28 @@ pub fn plan(world: &World, host: &Host, settings: &Settings) -> Plan {
     }
 }
 
-/// Host ends up, and their pods as permanent neighbours.
+/// Settings that make this host a router. Once it forwards IPv6 its kernel stops believing routers on devices that do not say
+/// otherwise, and an uplink that lives from advertisements would lose its addresses and its default route: those say otherwise
+/// before (the order of [`Sysctl`] is the order of writing).
+fn forwarding(host: &Host, settings: &Settings, pools: &Pools) -> BTreeMap<Sysctl, u32> {
+    let mut wanted = BTreeMap::from([(Sysctl::Ipv4Forward, 1)]);
+    if !settings.ipv6 || !pools.serves(Family::V6) {
+        return wanted;
+    }
+    wanted.insert(Sysctl::Ipv6AllForwarding, 1);
+    for (name, device) in &host.devices {
+        match device.routers {
+            Routers::HeardByHosts => {
+                let key = Sysctl::Ipv6Device(name.clone(), Ipv6Key::AcceptRa);
+                wanted.insert(key, 2);
+            }
+            Routers::Unheard | Routers::Heard => {}
+        }
+    }
+    wanted
+}
+
+/// Host ends up, the gateway's address on them, and their pods as permanent neighbours.
 fn add_workloads(world: &World, settings: &Settings, desired: &mut Desired) {
     for view in world.local_endpoints() {
         // A name the kernel cannot have is reported by `routes::plan`.
@@ -182,6 +236,14 @@ fn add_workloads(world: &World, settings: &Settings, desired: &mut Desired) {
         desired
             .workloads
             .insert(device.clone(), WorkloadLink { up: true });
+        if settings.ipv6 && view.endpoint.addresses.iter().any(IpAddr::is_ipv6) {
+            // Made by the recipe, and lost with every "down".
+            let gateway = AddressKey {
+                device: device.clone(),
+                address: workload::gateway_v6().into(),
+            };
+            desired.addresses.insert(gateway, Lifetime::Forever);
+        }
         let Some(mac) = view.endpoint.mac else {
             continue;
         };

@@ -22,6 +22,8 @@ pub struct Protocol(pub u8);
 impl Protocol {
     /// Addresses and connected prefixes of the kernel itself.
     pub const KERNEL: Self = Self(2);
+    /// Put by the kernel on the word of an IPv6 router (`RTPROT_RA`).
+    pub const ROUTER: Self = Self(9);
     /// Planned from the World; the number Calico uses, so either takes the other's routes for its own.
     pub const PLANNED: Self = Self(80);
     /// Learnt by BGP. Also the mark of our next-hop objects.

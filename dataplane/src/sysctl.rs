@@ -5,19 +5,21 @@ use std::path::{Path, PathBuf};
 
 use crate::link::IfName;
 
-/// A key of the allow-list. Keys that name a device are for devices we made.
+/// A key of the allow-list. Keys that name a device are for devices we made, and `accept_ra` of uplinks.
+///
+/// The order is the order in which a set of them is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sysctl {
     /// `net.ipv4.ip_forward`.
     Ipv4Forward,
     /// `net.ipv4.nexthop_compat_mode`: 0 keeps a group replace at two notifications whatever the number of routes.
     NexthopCompatMode,
-    /// `net.ipv6.conf.all.forwarding`.
-    Ipv6AllForwarding,
     /// `net.ipv6.conf.{all,default,lo}.disable_ipv6` of a pod.
     DisableIpv6(Ipv6Scope),
     /// A key below `net.ipv6.conf.<device>`.
     Ipv6Device(IfName, Ipv6Key),
+    /// `net.ipv6.conf.all.forwarding`. Last: it takes effect on every device at once.
+    Ipv6AllForwarding,
 }
 
 /// The pseudo devices whose `disable_ipv6` a pod needs.

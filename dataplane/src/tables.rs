@@ -25,7 +25,7 @@ pub struct Desired {
     pub tunnels: BTreeMap<IfName, Tunnel>,
     /// Host ends of pods; they are made and deleted by recipes, here they are only brought up.
     pub workloads: BTreeMap<IfName, WorkloadLink>,
-    /// Addresses on tunnel devices.
+    /// Addresses on tunnel devices, and the gateway's on host ends of IPv6 pods.
     pub addresses: BTreeMap<AddressKey, Lifetime>,
     /// Permanent neighbours on tunnels and host ends.
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
@@ -227,9 +227,14 @@ impl Tables {
         Some(changes)
     }
 
-    /// Addresses to put and remove.
+    /// Addresses to put and remove. On host ends they are only put; what is there goes with the link.
     pub fn address_changes(&self) -> Option<Changes<AddressKey, Lifetime>> {
-        self.kept(self.addresses.diff())
+        let mut changes = self.kept(self.addresses.diff())?;
+        let tunnels = self.tunnels.actual()?;
+        changes
+            .removals
+            .retain(|(key, _)| tunnels.contains_key(&key.device));
+        Some(changes)
     }
 
     /// Neighbours to put and remove. On host ends only the recipe's successor puts; what it put goes with the link.

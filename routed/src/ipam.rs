@@ -231,12 +231,11 @@ impl IpamHandle {
         answered.await.unwrap_or_default()
     }
 
-    /// The address of this node's VXLAN device: the one there is, if it may stay, else a new one.
+    /// The address of this node's tunnel device: the one there is, if it may stay, else a new one.
     ///
     /// # Errors
     /// [`TunnelError`].
-    pub async fn vxlan_address(&self, _node: &str, v6: bool) -> Result<IpAddr, TunnelError> {
-        let kind = vxlan(v6);
+    pub async fn tunnel_address(&self, kind: TunnelKind) -> Result<IpAddr, TunnelError> {
         match self.plan(kind).await? {
             Plan::Keep(held) => Ok(held.address),
             Plan::Nothing | Plan::Release(_) => Err(TunnelError::Unwanted),
@@ -253,12 +252,16 @@ impl IpamHandle {
         }
     }
 
-    /// Gives the address of this node's VXLAN device back. None held is success.
+    /// Gives the address of this node's tunnel device back. None held is success.
     ///
     /// # Errors
     /// [`TunnelError::Release`].
-    pub async fn release_vxlan_address(&self, node: &str, v6: bool) -> Result<(), TunnelError> {
-        self.release_handle(&vxlan(v6).handle(node)).await?;
+    pub async fn release_tunnel_address(
+        &self,
+        node: &str,
+        kind: TunnelKind,
+    ) -> Result<(), TunnelError> {
+        self.release_handle(&kind.handle(node)).await?;
         Ok(())
     }
 
@@ -285,14 +288,6 @@ const STOPPING: &str = "the daemon is stopping";
 
 fn stopping() -> AssignError {
     AssignError::Unreachable(STOPPING.to_owned())
-}
-
-fn vxlan(v6: bool) -> TunnelKind {
-    if v6 {
-        TunnelKind::VxlanV6
-    } else {
-        TunnelKind::Vxlan
-    }
 }
 
 /// Labels as pools see them, from a namespace that may be unknown.

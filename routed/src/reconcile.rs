@@ -13,6 +13,7 @@
 //! half a cluster would remove the other half.
 
 mod outlook;
+mod probed;
 mod round;
 
 use std::sync::Arc;

@@ -3,27 +3,60 @@
 //! Other nodes read the address from the Node's annotation, so it is published only after it is ours, and taken back before it
 //! is released.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ::ipam::handle::TunnelKind;
+use dataplane::host::Host;
+use dataplane::plan::pools::{Encap, Family, Pools};
+use ipnet::IpNet;
 use model::node::annotation;
 use tokio::sync::watch;
 
 use crate::ipam::IpamHandle;
 use crate::kube::node::NodeFacts;
 
-const RETRY: Duration = Duration::from_secs(2);
+/// First and longest wait after a tunnel stayed without its address.
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
 
-/// Which tunnels the pools ask for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TunnelsWanted {
-    /// `vxlan.calico`.
-    pub vxlan_ipv4: bool,
-    /// `vxlan-v6.calico`.
-    pub vxlan_ipv6: bool,
+/// Tunnels that can be had, and the annotation that tells of each.
+const KINDS: [(TunnelKind, &str); 3] = [
+    (TunnelKind::Vxlan, annotation::IPV4_VXLAN_TUNNEL),
+    (TunnelKind::VxlanV6, annotation::IPV6_VXLAN_TUNNEL),
+    (TunnelKind::Ipip, annotation::IPV4_IPIP_TUNNEL),
+];
+
+/// Tunnels the pools ask for, each with the pools that do: a change of theirs is a reason to look at the address again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TunnelsWanted(BTreeMap<TunnelKind, BTreeSet<IpNet>>);
+
+impl TunnelsWanted {
+    /// What the pools ask for and this host can do.
+    pub fn read(pools: &Pools, host: &Host, ipv6: bool) -> Self {
+        let mut wanted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for pool in pools.iter().filter(|pool| !pool.load_balancer_only) {
+            let kind = match (pool.encap, Family::of_net(pool.cidr)) {
+                (Encap::Vxlan(_), Family::V4) if host.lacks.vxlan.is_none() => TunnelKind::Vxlan,
+                (Encap::Vxlan(_), Family::V6) if host.lacks.vxlan.is_none() && ipv6 => {
+                    TunnelKind::VxlanV6
+                }
+                (Encap::Ipip(_), Family::V4) if host.lacks.ipip.is_none() => TunnelKind::Ipip,
+                (Encap::None | Encap::Vxlan(_) | Encap::Ipip(_), Family::V4 | Family::V6) => {
+                    continue;
+                }
+            };
+            wanted.entry(kind).or_default().insert(pool.cidr);
+        }
+        Self(wanted)
+    }
+
+    fn pools(&self, kind: TunnelKind) -> Option<&BTreeSet<IpNet>> {
+        self.0.get(&kind)
+    }
 }
 
-/// Keeps address and annotation equal to what is wanted, until told to stop.
+/// Keeps addresses and annotations equal to what is wanted, until told to stop.
 pub async fn keep(
     node: String,
     ipam: IpamHandle,
@@ -32,56 +65,58 @@ pub async fn keep(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut done: Option<TunnelsWanted> = None;
+    let mut wait = RETRY.0;
     loop {
-        let now = *wanted.borrow_and_update();
-        if let Some(now) = now
-            && done != Some(now)
+        let now = wanted.borrow_and_update().clone();
+        if let Some(now) = &now
+            && done.as_ref() != Some(now)
         {
-            let four = settle(&node, &ipam, &facts, false, now.vxlan_ipv4).await;
-            let six = settle(&node, &ipam, &facts, true, now.vxlan_ipv6).await;
-            if four && six {
-                done = Some(now);
+            let mut settled = true;
+            for (kind, key) in KINDS {
+                settled &= settle(&node, &ipam, &facts, (kind, key), now.pools(kind)).await;
+            }
+            if settled {
+                done = Some(now.clone());
+                wait = RETRY.0;
             }
         }
         let retry = now.is_some() && now != done;
         tokio::select! {
-            changed = wanted.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(RETRY), if retry => {}
+            changed = wanted.changed() => {
+                if changed.is_err() { return }
+                wait = RETRY.0;
+            }
+            () = tokio::time::sleep(wait), if retry => wait = (wait * 2).min(RETRY.1),
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
 }
 
-/// Brings one family to the wanted state; false = try again.
+/// Brings one tunnel to the wanted state; false = try again.
 async fn settle(
     node: &str,
     ipam: &IpamHandle,
     facts: &watch::Sender<NodeFacts>,
-    v6: bool,
-    wanted: bool,
+    (kind, key): (TunnelKind, &'static str),
+    pools: Option<&BTreeSet<IpNet>>,
 ) -> bool {
-    let key = if v6 {
-        annotation::IPV6_VXLAN_TUNNEL
-    } else {
-        annotation::IPV4_VXLAN_TUNNEL
-    };
-    if wanted {
-        match ipam.vxlan_address(node, v6).await {
+    if pools.is_some() {
+        match ipam.tunnel_address(kind).await {
             Ok(address) => {
                 publish(facts, key, Some(address));
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, v6, "no tunnel address yet, trying again");
+                tracing::warn!(%error, ?kind, "no tunnel address yet, trying again");
                 false
             }
         }
     } else {
         publish(facts, key, None);
-        match ipam.release_vxlan_address(node, v6).await {
+        match ipam.release_tunnel_address(node, kind).await {
             Ok(()) => true,
             Err(error) => {
-                tracing::warn!(%error, v6, "tunnel address not released, trying again");
+                tracing::warn!(%error, ?kind, "tunnel address not released, trying again");
                 false
             }
         }

@@ -1,4 +1,4 @@
-//! Addresses on our tunnel devices.
+//! Addresses on our tunnel devices, and the gateway's on host ends of pods.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,6 +13,7 @@ use netlink_packet_route::address::{
 use super::devices::{Devices, address};
 use super::rtm;
 use crate::link::{AddressKey, IfName, Lifetime, Tunnel};
+use crate::plan::workload::gateway_v6;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -54,33 +55,34 @@ pub(crate) fn list_all(socket: &mut Socket) -> Result<Vec<Listed>, Error> {
     )
 }
 
-/// Addresses on tunnels, link-local ones left out: those are the kernel's.
+/// Addresses on tunnels, link-local ones left out: those are the kernel's. On host ends the gateway's alone.
 pub(crate) fn list(
     socket: &mut Socket,
     devices: &Devices,
     tunnels: &BTreeMap<IfName, Tunnel>,
+    is_host_end: impl Fn(&IfName) -> bool,
 ) -> Result<BTreeMap<AddressKey, Lifetime>, Error> {
+    let gateway = IpNet::from(gateway_v6());
     let mut found = BTreeMap::new();
     for listed in list_all(socket)? {
         let device = devices.name(listed.index);
         let address = listed.net;
-        if tunnels.contains_key(&device) && !is_link_local(address.addr()) {
+        let ours = if tunnels.contains_key(&device) {
+            !is_link_local(address.addr())
+        } else {
+            address == gateway && is_host_end(&device)
+        };
+        if ours {
             found.insert(AddressKey { device, address }, listed.lifetime);
         }
     }
     Ok(found)
 }
 
-/// Whether duplicate detection runs before an IPv6 address is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dad {
-    Kernel,
-    Skip,
-}
-
-pub(crate) fn push_put(batch: &mut Batch, index: u32, address: IpNet, dad: Dad) {
+/// IPv6 addresses go without duplicate detection: ours are allocated, and one that is tentative serves nobody for a second.
+pub(crate) fn push_put(batch: &mut Batch, index: u32, address: IpNet) {
     let mut message = message(index, address);
-    if dad == Dad::Skip && address.addr().is_ipv6() {
+    if address.addr().is_ipv6() {
         message.header.flags = AddressHeaderFlags::Nodad;
     }
     rtm::push(batch, rtm::NEWADDR, rtm::PUT, &message);

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use netlink::{Error, Message, Socket, attr};
 
 use super::rtm;
-use crate::host::{Device, Host};
-use crate::link::{IfName, Mac};
+use crate::host::{Device, Host, Lacks, Routers};
+use crate::link::{IfName, Lifetime, Mac};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -16,7 +16,11 @@ const IFLA_MTU: u16 = 4;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_EXT_MASK: u16 = 29;
+const IFLA_INET6_CONF: u16 = 2;
+/// Place of `accept_ra` in the array of 32-bit settings (`DEVCONF_ACCEPT_RA`, `linux/ipv6.h`).
+const DEVCONF_ACCEPT_RA: usize = 3;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 /// `RTEXT_FILTER_SKIP_STATS`: no counters, they are half of a link dump.
@@ -43,6 +47,8 @@ pub(crate) struct Listed {
     pub(crate) kind: Option<String>,
     /// `IFLA_INFO_DATA`, still encoded.
     pub(crate) data: Vec<u8>,
+    /// `accept_ra`; `None` on a device without IPv6.
+    accept_ra: Option<i32>,
 }
 
 impl Listed {
@@ -59,6 +65,11 @@ impl Listed {
     /// Carries packets as far as the kernel can tell; devices of some kinds never know.
     pub(crate) fn running(&self) -> bool {
         self.noticed() || (self.operational == OPER_UNKNOWN && self.up())
+    }
+
+    /// A device that is there for everybody as soon as its module is loaded.
+    pub(crate) fn comes_with_module(&self) -> bool {
+        self.kind.as_deref() == Some("ipip")
     }
 
     /// The kernel has noticed the carrier: up, not merely unknown.
@@ -135,20 +146,49 @@ pub(crate) fn find(socket: &mut Socket, name: &IfName) -> Result<Listed, Error> 
 /// Devices with their addresses, for plans.
 pub(crate) fn host(socket: &mut Socket) -> Result<Host, Error> {
     let mut addresses: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+    let mut advertised = super::routes::devices_of_router_routes(socket)?;
     for listed in super::addresses::list_all(socket)? {
+        // What a router advertised ends unless it is advertised again.
+        if listed.lifetime == Lifetime::Limited && listed.net.addr().is_ipv6() {
+            advertised.insert(listed.index);
+        }
         addresses.entry(listed.index).or_default().push(listed.net);
     }
-    let mut host = Host::default();
+    let mut devices = BTreeMap::new();
     for link in list(socket)? {
         let device = Device {
             index: link.index,
             mtu: link.mtu,
             running: link.running(),
             addresses: addresses.remove(&link.index).unwrap_or_default(),
+            routers: routers(link.accept_ra, advertised.contains(&link.index)),
         };
-        host.devices.insert(link.name, device);
+        devices.insert(link.name, device);
     }
-    Ok(host)
+    Ok(Host {
+        devices,
+        lacks: Lacks::default(),
+    })
+}
+
+fn routers(accept_ra: Option<i32>, advertised: bool) -> Routers {
+    match accept_ra {
+        Some(1) if advertised => Routers::HeardByHosts,
+        Some(2) => Routers::Heard,
+        Some(_) | None => Routers::Unheard,
+    }
+}
+
+fn accept_ra(families: attr::Attribute<'_>) -> Option<i32> {
+    let settings = families
+        .nested()
+        .find(u16::from(rtm::AF_INET6))?
+        .nested()
+        .find(IFLA_INET6_CONF)?;
+    let (values, _) = settings.payload.as_chunks::<4>();
+    values
+        .get(DEVCONF_ACCEPT_RA)
+        .map(|value| i32::from_ne_bytes(*value))
 }
 
 fn parse(message: Message<'_>) -> Option<Listed> {
@@ -168,6 +208,7 @@ fn parse(message: Message<'_>) -> Option<Listed> {
         alias: None,
         kind: None,
         data: Vec::new(),
+        accept_ra: None,
     };
     for attribute in attr::parse(message.body.get(HEADER..)?) {
         match attribute.kind {
@@ -176,6 +217,7 @@ fn parse(message: Message<'_>) -> Option<Listed> {
             IFLA_MTU => link.mtu = attribute.u32().unwrap_or(0),
             IFLA_OPERSTATE => link.operational = attribute.u8().unwrap_or(OPER_UNKNOWN),
             IFLA_IFALIAS => link.alias = attribute.str().map(str::to_owned),
+            IFLA_AF_SPEC => link.accept_ra = accept_ra(attribute),
             IFLA_LINKINFO => {
                 for info in attribute.nested() {
                     match info.kind {

@@ -20,11 +20,10 @@ use super::{addresses, devices, neighbours, nexthops, routes, tunnels};
 use crate::host::Host;
 use crate::link::{IfName, Shape, Tunnel};
 use crate::nexthop::{Nexthop, NexthopMode};
-use crate::plan::pools::Family as IpFamily;
-use crate::plan::tunnels::device_name;
+use crate::plan::tunnels::device_names;
 use crate::plan::workload::{Missing, Setting};
 use crate::route::{Hop, Protocol};
-use crate::sysctl::Sysctl;
+use crate::sysctl::{Ipv6Key, Sysctl};
 use crate::tables::{Desired, Retain, RouteChanges, Table, Tables};
 
 use outbox::{Act, Outbox};
@@ -246,15 +245,32 @@ impl Driver {
             }
         }
         self.seen = now;
-        let names = IpFamily::BOTH.map(device_name);
-        self.tables
-            .tunnels
-            .learn(tunnels::tunnels(&links, &self.devices, &names));
+        let mut names = Vec::from(device_names());
+        names.retain(|name| self.claims(name, &links));
+        let there = tunnels::tunnels(&links, &self.devices, &names);
+        let known = self.tables.tunnels.actual();
+        let claimed = there.iter().any(|(name, tunnel)| {
+            tunnel.shape == Shape::Ipip && known.is_none_or(|known| !known.contains_key(name))
+        });
+        self.tables.tunnels.learn(there);
+        if claimed {
+            // It was there before it became ours, and so was what hangs on it.
+            self.tables.forget(Table::Addresses);
+            self.tables.forget(Table::Routes);
+        }
         self.tables
             .workloads
             .learn(tunnels::workloads(&links, &self.config.interface_prefixes));
         self.links_stale = false;
         Ok(())
+    }
+
+    /// Whether a device under the name of a tunnel is ours: IP-in-IP only while it is wanted or carries our mark, because the device
+    /// is there for everybody as soon as the module is.
+    fn claims(&self, name: &IfName, links: &[devices::Listed]) -> bool {
+        let wanted = self.tables.tunnels.desired().contains_key(name);
+        let link = links.iter().find(|link| link.name == *name);
+        wanted || link.is_some_and(|link| tunnels::is_marked(link) || !link.comes_with_module())
     }
 
     fn list(&mut self, table: Table) -> Result<(), Error> {
@@ -263,7 +279,10 @@ impl Driver {
         match table {
             Table::Links => self.list_links()?,
             Table::Addresses => {
-                let found = addresses::list(&mut self.socket, &self.devices, &present)?;
+                let prefixes = &self.config.interface_prefixes;
+                let is_host_end = |name: &IfName| tunnels::is_workload(name, prefixes);
+                let found =
+                    addresses::list(&mut self.socket, &self.devices, &present, is_host_end)?;
                 self.tables.addresses.learn(found);
             }
             Table::Neighbours => {
@@ -387,10 +406,18 @@ impl Driver {
         let Some(changes) = self.tables.tunnel_changes() else {
             return Ok(());
         };
-        let is_ours = |(_, tunnel): &&(IfName, Tunnel)| matches!(tunnel.shape, Shape::Vxlan(_));
+        let is_ours = |(_, tunnel): &&(IfName, Tunnel)| match tunnel.shape {
+            Shape::Vxlan(_) => true,
+            Shape::Ipip => tunnel.marked,
+            Shape::Foreign => false,
+        };
         let ours: Vec<_> = changes.removals.iter().filter(is_ours).collect();
-        let push = |batch: &mut Batch, (name, _): &&(IfName, Tunnel), devices: &Devices| {
-            tunnels::push_delete(batch, devices.index(name)?);
+        let push = |batch: &mut Batch, (name, tunnel): &&(IfName, Tunnel), devices: &Devices| {
+            let index = devices.index(name)?;
+            match tunnel.shape {
+                Shape::Ipip => tunnels::push_release(batch, index),
+                Shape::Vxlan(_) | Shape::Foreign => tunnels::push_delete(batch, index),
+            }
             Some(())
         };
         let mut out = outbox(&mut self.socket, &self.devices, report);
@@ -401,28 +428,49 @@ impl Driver {
         Ok(())
     }
 
-    /// Writes what differs; a setting that cannot be written is named in the report.
+    /// Writes what differs; a setting that cannot be written is named in the report. An uplink that would lose its routers keeps the
+    /// host from forwarding IPv6.
     fn write_settings(&self, settings: &BTreeMap<Sysctl, u32>, report: &mut Report) {
-        for (key, value) in settings {
-            let setting = Setting {
+        let root = &self.config.sysctl_root;
+        let wanted: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| Setting {
                 key: key.clone(),
                 value: *value,
                 missing: Missing::Fails,
-            };
-            if let Err(error) = self
-                .config
-                .sysctl_root
-                .write_in(&self.namespace, &[setting])
-            {
-                report.refused.push(Refused {
-                    table: Table::Links,
-                    object: format!("sysctl {key}"),
-                    reason: error.to_string(),
-                    transient: false,
-                });
+            })
+            .collect();
+        let refused = netns::run_in(&self.namespace, || write_in_order(root, &wanted));
+        let refused = refused.unwrap_or_else(|error| vec![("sysctls".into(), error.to_string())]);
+        let named = refused.into_iter().map(|(object, reason)| Refused {
+            table: Table::Links,
+            object,
+            reason,
+            transient: false,
+        });
+        report.refused.extend(named);
+    }
+}
+
+/// What could not be written, and why.
+fn write_in_order(root: &SysctlRoot, settings: &[Setting]) -> Vec<(String, String)> {
+    let mut refused = Vec::new();
+    let mut deaf = None;
+    for setting in settings {
+        let result = match (&setting.key, &deaf) {
+            (Sysctl::Ipv6AllForwarding, Some(device)) => Err(format!(
+                "left as it is, because {device} would lose its default router"
+            )),
+            _ => root.write(setting).map_err(|error| error.to_string()),
+        };
+        if let Err(reason) = result {
+            if let Sysctl::Ipv6Device(device, Ipv6Key::AcceptRa) = &setting.key {
+                deaf = Some(device.clone());
             }
+            refused.push((format!("sysctl {}", setting.key), reason));
         }
     }
+    refused
 }
 
 /// Single objects, groups, routes; then away with routes, groups, single objects.

@@ -32,6 +32,15 @@ pub struct Features {
     pub nexthop_groups: Result<(), String>,
 }
 
+/// A kind of tunnel that can be tried by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// VXLAN.
+    Vxlan,
+    /// IP-in-IP.
+    Ipip,
+}
+
 /// Why nothing could be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -57,13 +66,8 @@ pub fn probe() -> Result<Features, ProbeError> {
     super::tunnels::push_up(&mut up, LOOPBACK);
     socket.submit(&mut up).map_err(ProbeError::Loopback)?;
     Ok(Features {
-        vxlan: attempt(&mut socket, |batch| {
-            let link = LinkVxlan::new("probe-vxlan", 1).port(4789).build();
-            rtm::push(batch, rtm::NEWLINK, netlink::flags::CREATE, &link);
-        }),
-        ipip: attempt(&mut socket, |batch| {
-            push_link(batch, "probe-ipip", InfoKind::IpIp);
-        }),
+        vxlan: attempt(&mut socket, push_vxlan),
+        ipip: attempt(&mut socket, push_ipip),
         wireguard: attempt(&mut socket, |batch| {
             push_link(batch, "probe-wg", InfoKind::Wireguard);
         }),
@@ -82,6 +86,29 @@ pub fn probe() -> Result<Features, ProbeError> {
             });
         }),
     })
+}
+
+/// Tries one kind of tunnel, so that no module is loaded that nobody asked for. Blocks for some milliseconds.
+///
+/// # Errors
+/// As [`probe`].
+pub fn probe_tunnel(kind: TunnelKind) -> Result<Result<(), String>, ProbeError> {
+    let namespace = netns::create()?;
+    let mut socket = Socket::open_in(namespace.as_fd(), Family::Route)?;
+    Ok(match kind {
+        TunnelKind::Vxlan => attempt(&mut socket, push_vxlan),
+        TunnelKind::Ipip => attempt(&mut socket, push_ipip),
+    })
+}
+
+fn push_vxlan(batch: &mut Batch) {
+    let link = LinkVxlan::new("probe-vxlan", 1).port(4789).build();
+    rtm::push(batch, rtm::NEWLINK, netlink::flags::CREATE, &link);
+}
+
+/// Under the name of the device that the module brings along: a second one for any peer is refused.
+fn push_ipip(batch: &mut Batch) {
+    push_link(batch, "tunl0", InfoKind::IpIp);
 }
 
 fn nexthop(enc: &mut Encoder, family: u8, id: u32) {

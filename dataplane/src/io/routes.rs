@@ -107,6 +107,36 @@ pub(crate) fn underlay(
         .collect())
 }
 
+/// Indexes of devices over which a router advertised a route.
+pub(crate) fn devices_of_router_routes(socket: &mut Socket) -> Result<BTreeSet<u32>, Error> {
+    let listed = socket.dump(
+        rtm::GETROUTE,
+        |enc| {
+            enc.raw(&[
+                rtm::AF_INET6,
+                0,
+                0,
+                0,
+                0,
+                Protocol::ROUTER.0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]);
+            enc.put_u32(RTA_TABLE, TABLE_MAIN);
+        },
+        |message| {
+            attr::parse(message.body.get(HEADER..)?)
+                .find(RTA_OIF)?
+                .u32()
+        },
+    );
+    Ok(rtm::no_such_table_is_empty(listed)?.into_iter().collect())
+}
+
 fn dump(
     socket: &mut Socket,
     devices: &Devices,

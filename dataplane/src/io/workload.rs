@@ -346,7 +346,7 @@ impl Shared {
             match step {
                 SandboxStep::Sysctl(setting) => self.sysctl_root.write(setting)?,
                 SandboxStep::Address(net) => {
-                    addresses::push_put(&mut batch, end.index, *net, addresses::Dad::Skip);
+                    addresses::push_put(&mut batch, end.index, *net);
                 }
                 SandboxStep::Neighbour(address, mac) => {
                     neighbours::push_put(&mut batch, end.index, *address, *mac);
@@ -387,12 +387,7 @@ impl Shared {
                     .sysctl_root
                     .write_in(&self.host, std::slice::from_ref(setting))?,
                 HostStep::LinkLocal(net) => {
-                    addresses::push_put(
-                        &mut batch,
-                        host.index,
-                        IpNet::V6(*net),
-                        addresses::Dad::Skip,
-                    );
+                    addresses::push_put(&mut batch, host.index, IpNet::V6(*net));
                 }
                 HostStep::PodNeighbour(address) => {
                     neighbours::push_put(&mut batch, host.index, *address, pod);

@@ -8,10 +8,10 @@ use model::{NatFacts, World};
 
 use super::pools::{Family, Pools};
 use super::settings::Settings;
-use super::tunnels::Vteps;
+use super::tunnels::Tunnels;
 
 /// Gathers the facts of `nat_post` and of the tunnel filters.
-pub fn plan(world: &World, settings: &Settings, pools: &Pools, vteps: &Vteps) -> NatFacts {
+pub fn plan(world: &World, settings: &Settings, pools: &Pools, tunnels: &Tunnels) -> NatFacts {
     let vxlan = Family::BOTH
         .into_iter()
         .any(|family| pools.uses_vxlan(family));
@@ -20,7 +20,7 @@ pub fn plan(world: &World, settings: &Settings, pools: &Pools, vteps: &Vteps) ->
         .values()
         .flat_map(model::Node::addresses)
         .collect();
-    let tunnel_sources = if vxlan {
+    let tunnel_sources = if vxlan || pools.uses_ipip(Family::V4) {
         let nodes = hosts.iter().copied().map(IpNet::from);
         nodes
             .chain(settings.external_nodes.iter().copied())
@@ -47,7 +47,7 @@ pub fn plan(world: &World, settings: &Settings, pools: &Pools, vteps: &Vteps) ->
         snat_address: settings.nat_address,
         port_range: settings.nat_ports,
         interface: settings.nat_interface.clone(),
-        tunnels: vteps.sources(),
+        tunnels: tunnels.sources(),
         vxlan_port: vxlan.then_some(settings.vxlan_port),
         tunnel_sources,
     }

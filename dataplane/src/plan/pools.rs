@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use model::{ObjectName, World};
 
 use super::Finding;
+use crate::host::Host;
 
 /// How packets of a pool travel between nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,13 @@ impl Pools {
         let mut findings = Vec::new();
         for (name, object) in world.pools() {
             match object.spec.cidr.parse::<IpNet>() {
-                Ok(cidr) => pools.push(read(name.clone(), cidr.trunc(), &object.spec)),
+                Ok(cidr) => {
+                    let pool = read(name.clone(), cidr.trunc(), &object.spec);
+                    if matches!((cidr, pool.encap), (IpNet::V6(_), Encap::Ipip(_))) {
+                        findings.push(Finding::Ipv6InIpip { pool: name.clone() });
+                    }
+                    pools.push(pool);
+                }
                 Err(_) => findings.push(Finding::BadPool {
                     pool: name.clone(),
                     cidr: object.spec.cidr.chars().take(64).collect(),
@@ -94,6 +101,31 @@ impl Pools {
     pub fn uses_ipip(&self, family: Family) -> bool {
         self.of(family)
             .any(|pool| matches!(pool.encap, Encap::Ipip(_)))
+    }
+
+    /// True when pods may have addresses of the family.
+    pub fn serves(&self, family: Family) -> bool {
+        self.of(family).next().is_some()
+    }
+
+    /// Pools whose encapsulation this kernel cannot do.
+    pub(super) fn lacking(&self, host: &Host) -> impl Iterator<Item = Finding> {
+        let lack = |pool: &Pool| {
+            let (what, reason) = match pool.encap {
+                Encap::Ipip(_) => ("IP-in-IP", host.lacks.ipip.as_ref()?),
+                Encap::Vxlan(_) => ("VXLAN", host.lacks.vxlan.as_ref()?),
+                Encap::None => return None,
+            };
+            Some(Finding::KernelLacks {
+                pool: pool.name.clone(),
+                what,
+                reason: reason.clone(),
+            })
+        };
+        self.0
+            .iter()
+            .filter(|pool| !pool.load_balancer_only)
+            .filter_map(lack)
     }
 
     fn of(&self, family: Family) -> impl Iterator<Item = &Pool> {

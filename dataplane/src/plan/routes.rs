@@ -10,7 +10,7 @@ use model::{Block, BlockOwner, Node, NodeName, World};
 use super::Finding;
 use super::pools::{Encap, Family, Pools, Scope};
 use super::settings::{Bgp, Settings};
-use super::tunnels::{Overlay, Vteps};
+use super::tunnels::{Overlay, Tunnels};
 use crate::host::Host;
 use crate::link::IfName;
 use crate::route::{Hop, Route, RouteKey, Target};
@@ -85,17 +85,22 @@ pub fn plan(
     host: &Host,
     settings: &Settings,
     pools: &Pools,
-    vteps: &Vteps,
+    tunnels: &Tunnels,
 ) -> (Candidates, Vec<Finding>) {
     let mut planner = Planner {
         world,
         host,
         settings,
         pools,
-        vteps,
+        tunnels,
         candidates: Candidates::new(),
         findings: Vec::new(),
         covered: BTreeMap::new(),
+        node_addresses: world
+            .nodes()
+            .iter()
+            .flat_map(|(name, node)| node.addresses().map(move |address| (address, name)))
+            .collect(),
     };
     planner.local_workloads();
     planner.own_blocks();
@@ -109,11 +114,13 @@ struct Planner<'a> {
     host: &'a Host,
     settings: &'a Settings,
     pools: &'a Pools,
-    vteps: &'a Vteps,
+    tunnels: &'a Tunnels,
     candidates: Candidates,
     findings: Vec<Finding>,
     /// Prefixes that have a planned route, by the node they lead to.
     covered: BTreeMap<NodeName, Vec<IpNet>>,
+    /// Whose each node address is.
+    node_addresses: BTreeMap<IpAddr, &'a NodeName>,
 }
 
 /// How a remote node is reached.
@@ -250,18 +257,18 @@ impl Planner<'_> {
                 self.native(node, family, Rank::NoEncap)?
                     .ok_or_else(missing)?
             }
-            Encap::Ipip(_) => return Err(Finding::IpipUnsupported { prefix }),
-            Encap::Vxlan(scope) => {
+            // Told once for the pool.
+            Encap::Ipip(_) if family.is_v6() => return Ok(None),
+            Encap::Ipip(scope) | Encap::Vxlan(scope) => {
                 let node = self.world.nodes().get(name).ok_or_else(missing)?;
                 let address = node.address(family.is_v6()).ok_or_else(missing)?;
                 if scope == Scope::CrossSubnet && self.is_near(address)? {
-                    self.native(node, family, Rank::VxlanSameSubnet)?
+                    self.native(node, family, near_rank(encap))?
                         .ok_or_else(missing)?
+                } else if matches!(encap, Encap::Ipip(_)) {
+                    return self.ipip(prefix, address);
                 } else {
-                    match self.tunnel(prefix, name)? {
-                        Some(path) => path,
-                        None => return Ok(None),
-                    }
+                    return self.vxlan(prefix, name);
                 }
             }
         };
@@ -287,28 +294,50 @@ impl Planner<'_> {
         Ok(node.address(family.is_v6()).map(path))
     }
 
-    /// Through the tunnel. `None` when this node has no tunnel, which was reported once for the family.
-    fn tunnel(&self, prefix: IpNet, name: &NodeName) -> Result<Option<Path>, Finding> {
-        let Some(overlay) = self.vteps.overlay(Family::of_net(prefix)) else {
+    /// Through the VXLAN tunnel. `None` when this node has no tunnel, which was reported once for the family.
+    fn vxlan(&self, prefix: IpNet, name: &NodeName) -> Result<Option<Path>, Finding> {
+        let Some(overlay) = self.tunnels.vxlan.overlay(Family::of_net(prefix)) else {
             return Ok(None);
         };
         let vtep = overlay.peers.get(name).ok_or_else(|| Finding::NoVtep {
             node: name.clone(),
             prefix,
         })?;
-        // The outer packets would be routed into the tunnel they make.
-        let inside = |node: &Node| node.addresses().any(|address| prefix.contains(&address));
-        if let Some(node) = self.world.nodes().values().find(|node| inside(node)) {
-            return Err(Finding::NodeAddressInBlock {
-                node: node.name.clone(),
-                prefix,
-            });
-        }
+        self.holds_no_node(prefix)?;
         Ok(Some(Path {
             hop: through(overlay, vtep.tunnel),
             mtu: Some(overlay.tunnel.mtu),
             rank: Rank::VxlanTunnel,
         }))
+    }
+
+    /// Through the IP-in-IP tunnel, whose outer header goes to the gateway of the route. `None` as with VXLAN.
+    fn ipip(&self, prefix: IpNet, gateway: IpAddr) -> Result<Option<Path>, Finding> {
+        let Some(ipip) = &self.tunnels.ipip else {
+            return Ok(None);
+        };
+        self.holds_no_node(prefix)?;
+        Ok(Some(Path {
+            hop: Hop {
+                gateway,
+                device: ipip.device.clone(),
+                onlink: true,
+            },
+            mtu: Some(ipip.tunnel.mtu),
+            rank: Rank::IpipTunnel,
+        }))
+    }
+
+    /// A node inside the prefix: the outer packets would be routed into the tunnel they make.
+    fn holds_no_node(&self, prefix: IpNet) -> Result<(), Finding> {
+        let range = prefix.network()..=prefix.broadcast();
+        match self.node_addresses.range(range).next() {
+            None => Ok(()),
+            Some((_, node)) => Err(Finding::NodeAddressInBlock {
+                node: (*node).clone(),
+                prefix,
+            }),
+        }
     }
 
     /// A node address inside our own subnet. Where masks differ each side judges for itself and both arrivals are accepted.
@@ -338,7 +367,7 @@ impl Planner<'_> {
     fn uncovered_vteps(&mut self) {
         let mut offers = Vec::new();
         for family in Family::BOTH {
-            let Some(overlay) = self.vteps.overlay(family) else {
+            let Some(overlay) = self.tunnels.vxlan.overlay(family) else {
                 continue;
             };
             for (name, vtep) in &overlay.peers {
@@ -377,6 +406,14 @@ impl Planner<'_> {
             reason,
         };
         self.candidates.entry(key).or_default().push(candidate);
+    }
+}
+
+fn near_rank(encap: Encap) -> Rank {
+    match encap {
+        Encap::Vxlan(_) => Rank::VxlanSameSubnet,
+        Encap::Ipip(_) => Rank::IpipSameSubnet,
+        Encap::None => Rank::NoEncap,
     }
 }
 

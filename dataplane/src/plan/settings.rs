@@ -28,6 +28,17 @@ pub enum Bgp {
     Off,
 }
 
+/// Room that is kept for an encapsulation that another part brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserve {
+    /// It is not in use.
+    Off,
+    /// Its usual overhead.
+    Derived,
+    /// What the configuration says its device can carry, octets.
+    Fixed(u32),
+}
+
 /// What the plans need to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -45,6 +56,10 @@ pub struct Settings {
     pub vxlan_mtu: Option<u32>,
     /// MTU of `vxlan-v6.calico`, `None` = derived.
     pub vxlan_mtu_v6: Option<u32>,
+    /// MTU of `tunl0`, `None` = derived.
+    pub ipip_mtu: Option<u32>,
+    /// What `WireGuard` would take from packets of each family, IPv4 first.
+    pub wireguard: [Reserve; 2],
     /// Which devices count for the MTU of the host.
     pub mtu_pattern: Regex,
     /// Protocol of planned routes.
@@ -101,6 +116,11 @@ impl Settings {
                 .unwrap_or(DEFAULT_VXLAN_PORT),
             vxlan_mtu: spec.vxlan_mtu.filter(|&mtu| mtu != 0),
             vxlan_mtu_v6: spec.vxlan_mtuv6.filter(|&mtu| mtu != 0),
+            ipip_mtu: spec.ipip_mtu.filter(|&mtu| mtu != 0),
+            wireguard: [
+                reserve(spec.wireguard_enabled, spec.wireguard_mtu),
+                reserve(spec.wireguard_enabled_v6, spec.wireguard_mtuv6),
+            ],
             mtu_pattern: bad.pattern(spec.mtu_iface_pattern.as_deref()),
             route_protocol: bad.protocol(spec.device_route_protocol),
             priority_v4: spec.ipv4_normal_route_priority.unwrap_or(DEFAULT_PRIORITY),
@@ -140,6 +160,14 @@ impl Settings {
             self.device_source_v4.map(IpAddr::from)
         }
     }
+}
+
+fn reserve(enabled: Option<bool>, mtu: Option<u32>) -> Reserve {
+    if enabled != Some(true) {
+        return Reserve::Off;
+    }
+    mtu.filter(|&mtu| mtu != 0)
+        .map_or(Reserve::Derived, Reserve::Fixed)
 }
 
 struct Bad(Vec<SettingError>);

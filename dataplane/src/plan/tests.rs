@@ -1,5 +1,7 @@
 //! From small clusters to what the kernel should hold.
 
+mod ipip;
+mod ipv6;
 #[path = "../../tests/kernel/world.rs"]
 mod world;
 
@@ -7,6 +9,7 @@ use std::collections::BTreeSet;
 
 use api::EncapMode::{Always, CrossSubnet, Never};
 use model::Event;
+use model::node::annotation;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -16,7 +19,7 @@ use super::*;
 use crate::host::Device;
 use crate::link::Shape;
 use crate::route::{Hop, Protocol, Target};
-use world::{affinity, block, endpoint, node, pool, world};
+use world::{affinity, annotated, block, endpoint, ipip_pool, pool, world};
 
 /// Two racks: a1 (this), a2 in 10.1.0.0/24; b1 in 10.2.0.0/24. One block each.
 fn cluster(vxlan: api::EncapMode) -> Vec<Event> {
@@ -34,15 +37,25 @@ fn cluster(vxlan: api::EncapMode) -> Vec<Event> {
     ]
 }
 
+/// A node with its IPv4 address and, if given, its VXLAN tunnel address.
+fn node(name: &str, address: &str, tunnel: Option<&str>) -> Event {
+    let tunnel = tunnel.map(|tunnel| (annotation::IPV4_VXLAN_TUNNEL, tunnel));
+    let mut told = vec![(annotation::IPV4_ADDRESS, address)];
+    told.extend(tunnel);
+    annotated(name, &told)
+}
+
 fn host() -> Host {
     let device = Device {
         index: 2,
         mtu: 1500,
         running: true,
         addresses: vec!["10.1.0.11/24".parse().unwrap()],
+        ..Device::default()
     };
     Host {
         devices: BTreeMap::from([(name("eth0"), device)]),
+        ..Host::default()
     }
 }
 
@@ -238,7 +251,12 @@ fn what_is_missing_is_named_and_never_guessed() {
     events.push(node("a1", "10.1.0.11/24", None));
     let plan = planned(events, Bgp::On);
     assert!(plan.desired.tunnels.is_empty());
-    assert_eq!(plan.findings, [Finding::NoOwnTunnelAddress { version: 4 }]);
+    assert_eq!(
+        plan.findings,
+        [Finding::NoOwnTunnelAddress {
+            device: name("vxlan.calico")
+        }]
+    );
 }
 
 #[test]
@@ -290,9 +308,9 @@ fn an_address_claimed_twice_goes_to_one() {
 #[test]
 fn hardware_addresses_are_derived_as_calico_does() {
     // SHA-1("abc") = a9993e364706816aba3e…
-    let mac = tunnels::derive_mac(&"abc".into(), pools::Family::V4);
+    let mac = tunnels::derive_mac(&"abc".into(), Family::V4);
     assert_eq!(mac.to_string(), "66:a9:99:3e:36:47");
-    assert_ne!(tunnels::derive_mac(&"abc".into(), pools::Family::V6), mac);
+    assert_ne!(tunnels::derive_mac(&"abc".into(), Family::V6), mac);
 }
 
 #[test]

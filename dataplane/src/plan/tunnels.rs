@@ -1,77 +1,38 @@
-//! VXLAN: the device of this node, and for every other node where it is and what it is called.
+//! Every tunnel of this node: VXLAN of either family, IP-in-IP.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+mod ipip;
+mod vxlan;
 
-use ipnet::IpNet;
-use model::{Node, NodeName, TunnelSource, World};
-use sha1::{Digest, Sha1};
+use model::{TunnelSource, World};
 
 use super::Finding;
 use super::mtu::Mtus;
-use super::pools::{Family, Pools};
+use super::pools::Pools;
 use super::settings::Settings;
 use crate::host::Host;
-use crate::link::{AddressKey, IfName, Lifetime, Mac, Shape, Tunnel, Vxlan};
-use crate::neighbour::{FdbKey, NeighbourKey};
+use crate::link::IfName;
 use crate::tables::Desired;
 
-/// The tunnel device of a family; the names Calico uses, so that a takeover re-creates nothing.
-pub fn device_name(family: Family) -> IfName {
-    let name = match family {
-        Family::V4 => "vxlan.calico",
-        Family::V6 => "vxlan-v6.calico",
-    };
-    IfName::parse(name).expect("a constant within the kernel's rules")
+pub use ipip::Ipip;
+pub use vxlan::{Overlay, Vtep, Vteps, derive_mac};
+
+/// Names under which tunnels of ours stand; Calico's, so that a takeover re-creates nothing.
+pub fn device_names() -> [IfName; 3] {
+    let [four, six] = super::pools::Family::BOTH.map(vxlan::device_name);
+    [four, six, ipip::device_name()]
 }
 
-/// Hardware address of a node's tunnel device when the node does not publish another one: 0x66 and the first five octets of
-/// SHA-1 of the node name, for IPv6 of the name with `-v6`. Calico derives it the same way and so must every node.
-pub fn derive_mac(node: &NodeName, family: Family) -> Mac {
-    let digest = match family {
-        Family::V4 => Sha1::digest(node.as_str()),
-        Family::V6 => Sha1::digest(format!("{node}-v6")),
-    };
-    let mut mac = [0x66; 6];
-    let derived = mac.iter_mut().skip(1);
-    derived
-        .zip(digest)
-        .for_each(|(octet, hashed)| *octet = hashed);
-    Mac(mac)
-}
-
-/// A node's end of the tunnel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vtep {
-    /// Address of the tunnel device.
-    pub tunnel: IpAddr,
-    /// Its hardware address.
-    pub mac: Mac,
-    /// Node address: destination of the outer header.
-    pub node: IpAddr,
-}
-
-/// The tunnel of one family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overlay {
-    /// Name of the device.
-    pub device: IfName,
-    /// The device.
-    pub tunnel: Tunnel,
-    /// This node's address on it.
-    pub address: IpAddr,
-    /// Every other node that can be reached through it.
-    pub peers: BTreeMap<NodeName, Vtep>,
-}
-
-/// The tunnels of this node: one per family that needs and can have one.
+/// The tunnels of this node, each only when a pool needs it and everything it takes is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Vteps {
-    overlays: BTreeMap<Family, Overlay>,
+pub struct Tunnels {
+    /// VXLAN, by family.
+    pub vxlan: Vteps,
+    /// IP-in-IP, which carries IPv4 only.
+    pub ipip: Option<Ipip>,
 }
 
-impl Vteps {
-    /// Reads who is where. A family without VXLAN pool, without node address or without tunnel address has no tunnel.
+impl Tunnels {
+    /// Reads what the World and the host say of them.
     pub fn read(
         world: &World,
         host: &Host,
@@ -79,165 +40,29 @@ impl Vteps {
         pools: &Pools,
         mtus: &Mtus,
     ) -> (Self, Vec<Finding>) {
-        let mut overlays = BTreeMap::new();
-        let mut findings = Vec::new();
-        for family in Family::BOTH {
-            if !pools.uses_vxlan(family) || (family.is_v6() && !settings.ipv6) {
-                continue;
+        let (vxlan, mut findings) = Vteps::read(world, host, settings, pools, mtus);
+        let ipip = match Ipip::read(world, host, pools, mtus) {
+            Ok(ipip) => ipip,
+            Err(finding) => {
+                findings.push(finding);
+                None
             }
-            match own(world, host, settings, mtus, family) {
-                Ok((tunnel, address)) => {
-                    let (peers, shared) = peers(world, family);
-                    findings.extend(shared);
-                    let overlay = Overlay {
-                        device: device_name(family),
-                        tunnel,
-                        address,
-                        peers,
-                    };
-                    overlays.insert(family, overlay);
-                }
-                Err(finding) => findings.push(finding),
-            }
-        }
-        (Self { overlays }, findings)
+        };
+        findings.extend(pools.lacking(host));
+        (Self { vxlan, ipip }, findings)
     }
 
-    /// The tunnel of a family.
-    pub fn overlay(&self, family: Family) -> Option<&Overlay> {
-        self.overlays.get(&family)
-    }
-
-    /// Device, address, neighbours and forwarding entries of every tunnel.
-    pub fn desired(&self) -> Desired {
-        let mut desired = Desired::default();
-        for overlay in self.overlays.values() {
-            desired
-                .tunnels
-                .insert(overlay.device.clone(), overlay.tunnel.clone());
-            let address = AddressKey {
-                device: overlay.device.clone(),
-                address: IpNet::from(overlay.address),
-            };
-            desired.addresses.insert(address, Lifetime::Forever);
-            for vtep in overlay.peers.values() {
-                let neighbour = NeighbourKey {
-                    device: overlay.device.clone(),
-                    address: vtep.tunnel,
-                };
-                desired.neighbours.insert(neighbour, vtep.mac);
-                let forwarding = FdbKey {
-                    device: overlay.device.clone(),
-                    mac: vtep.mac,
-                };
-                desired.fdb.insert(forwarding, vtep.node);
-            }
+    /// Adds devices and what belongs on them.
+    pub fn add_to(&self, desired: &mut Desired) {
+        self.vxlan.add_to(desired);
+        if let Some(ipip) = &self.ipip {
+            ipip.add_to(desired);
         }
-        desired
     }
 
     /// What address translation needs to know of the tunnels.
     pub fn sources(&self) -> Vec<TunnelSource> {
-        let source = |overlay: &Overlay| TunnelSource {
-            device: overlay.device.to_string(),
-            address: overlay.address,
-        };
-        self.overlays.values().map(source).collect()
+        let ipip = self.ipip.as_ref().map(Ipip::source);
+        self.vxlan.sources().chain(ipip).collect()
     }
-}
-
-/// This node's device and tunnel address.
-fn own(
-    world: &World,
-    host: &Host,
-    settings: &Settings,
-    mtus: &Mtus,
-    family: Family,
-) -> Result<(Tunnel, IpAddr), Finding> {
-    let version = family.version();
-    let node = world.this_node().ok_or(Finding::NoOwnAddress { version })?;
-    let local = node
-        .address(family.is_v6())
-        .ok_or(Finding::NoOwnAddress { version })?;
-    let address = tunnel_address(node, family).ok_or(Finding::NoOwnTunnelAddress { version })?;
-    let (parent, _) = host
-        .carrier_of(local)
-        .ok_or(Finding::NoParent { address: local })?;
-    let vxlan = Vxlan {
-        vni: settings.vxlan_vni,
-        port: settings.vxlan_port,
-        local,
-        parent: parent.clone(),
-        mac: mac(node, family),
-    };
-    let tunnel = Tunnel {
-        shape: Shape::Vxlan(vxlan),
-        mtu: if family.is_v6() {
-            mtus.vxlan_v6
-        } else {
-            mtus.vxlan
-        },
-        up: true,
-        marked: true,
-    };
-    Ok((tunnel, address))
-}
-
-/// Other nodes with everything a tunnel needs. Nobody is guessed: what is incomplete is left out, and the routes say why.
-///
-/// Of two nodes that claim the same address the first by name is kept. The World does not tell who was first in time, and both
-/// ends of the cluster must choose alike.
-fn peers(world: &World, family: Family) -> (BTreeMap<NodeName, Vtep>, Vec<Finding>) {
-    let mut peers = BTreeMap::new();
-    let mut findings = Vec::new();
-    let mut claims: BTreeMap<String, NodeName> = BTreeMap::new();
-    for (name, node) in world.nodes() {
-        let Some(vtep) = vtep(node, family) else {
-            continue;
-        };
-        let claimed = [
-            format!("tunnel address {}", vtep.tunnel),
-            format!("hardware address {}", vtep.mac),
-            format!("node address {}", vtep.node),
-        ];
-        let clash = claimed
-            .iter()
-            .find_map(|what| claims.get(what).map(|kept| (kept.clone(), what.clone())));
-        if let Some((kept, what)) = clash {
-            findings.push(Finding::SharedVtep {
-                kept,
-                refused: name.clone(),
-                what,
-            });
-            continue;
-        }
-        claims.extend(claimed.into_iter().map(|what| (what, name.clone())));
-        if name != world.this_node_name() {
-            peers.insert(name.clone(), vtep);
-        }
-    }
-    (peers, findings)
-}
-
-fn vtep(node: &Node, family: Family) -> Option<Vtep> {
-    Some(Vtep {
-        tunnel: tunnel_address(node, family)?,
-        mac: mac(node, family),
-        node: node.address(family.is_v6())?,
-    })
-}
-
-fn tunnel_address(node: &Node, family: Family) -> Option<IpAddr> {
-    match family {
-        Family::V4 => node.vxlan_ipv4.map(IpAddr::from),
-        Family::V6 => node.vxlan_ipv6.map(IpAddr::from),
-    }
-}
-
-fn mac(node: &Node, family: Family) -> Mac {
-    let published = match family {
-        Family::V4 => node.vtep_mac,
-        Family::V6 => node.vtep_mac_v6,
-    };
-    published.map_or_else(|| derive_mac(&node.name, family), Mac)
 }

@@ -295,6 +295,9 @@ fn sandbox_settings(attachment: &Attachment, v6: bool) -> Vec<SandboxStep> {
         }
         let dad = Sysctl::Ipv6Device(attachment.sandbox.clone(), Ipv6Key::AcceptDad);
         settings.push(setting(dad, 0, Missing::Fails));
+        // Its routes are given; nobody on the link tells it others.
+        let routers = Sysctl::Ipv6Device(attachment.sandbox.clone(), Ipv6Key::AcceptRa);
+        settings.push(setting(routers, 0, Missing::Fails));
         settings.push(setting(
             Sysctl::Ipv6AllForwarding,
             forwarding,
@@ -356,8 +359,7 @@ fn host_steps(attachment: &Attachment, addresses: &[IpAddr], v6: bool) -> Vec<Ho
                 Missing::Fails,
             )));
         }
-        let net = Ipv6Net::new(GATEWAY_V6, 64).unwrap_or_else(|_| Ipv6Net::from(GATEWAY_V6));
-        steps.push(HostStep::LinkLocal(net));
+        steps.push(HostStep::LinkLocal(gateway_v6()));
     }
     steps.extend(addresses.iter().copied().map(HostStep::PodNeighbour));
     steps
@@ -369,6 +371,11 @@ fn setting(key: Sysctl, value: u32, missing: Missing) -> Setting {
         value,
         missing,
     }
+}
+
+/// The address every host end of an IPv6 pod carries.
+pub(crate) fn gateway_v6() -> Ipv6Net {
+    Ipv6Net::new_assert(GATEWAY_V6, 64)
 }
 
 fn gateway(address: IpAddr) -> IpAddr {

@@ -201,17 +201,25 @@ proptest! {
 #[test]
 fn nothing_planned_is_removed_before_the_world_is_complete() {
     let mut tables = Tables::new(NexthopMode::Objects);
-    let address = AddressKey {
-        device: device(1),
+    let address = |n| AddressKey {
+        device: device(n),
         address: "10.0.0.1/32".parse().unwrap(),
     };
-    tables
-        .addresses
-        .learn(BTreeMap::from([(address, Lifetime::Forever)]));
+    let tunnel = Tunnel {
+        shape: crate::link::Shape::Ipip,
+        mtu: 1480,
+        up: true,
+        marked: true,
+    };
+    tables.tunnels.learn(BTreeMap::from([(device(1), tunnel)]));
+    // The other device is a host end, whose addresses go with it.
+    let there = [address(1), address(2)].map(|key| (key, Lifetime::Forever));
+    tables.addresses.learn(BTreeMap::from(there));
     tables.set_desired(Desired::default(), Retain::EVERYTHING);
     assert!(tables.address_changes().unwrap().is_empty());
     tables.set_desired(Desired::default(), Retain::NOTHING);
-    assert_eq!(tables.address_changes().unwrap().removals.len(), 1);
+    let removed = tables.address_changes().unwrap().removals;
+    assert_eq!(removed, [(address(1), Lifetime::Forever)]);
 }
 
 #[test]

@@ -6,7 +6,10 @@
     reason = "a test fails by panicking, looks at the kernel with `ip` and takes times"
 )]
 
+mod ipip;
+mod ipv6;
 mod netns;
+mod racks;
 mod routes;
 mod tunnels;
 mod workload;

@@ -59,6 +59,15 @@ impl Ns {
             .to_owned()
     }
 
+    pub(crate) fn write(&self, path: &str, value: &str) {
+        self.inside(|| std::fs::write(path, value).unwrap());
+    }
+
+    /// Runs `work` on a thread inside.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::run_in(&self.fd, work).unwrap()
+    }
+
     pub(crate) fn udp(&self, address: &str) -> UdpSocket {
         let address: IpAddr = address.parse().unwrap();
         let socket = netns::run_in(&self.fd, || {

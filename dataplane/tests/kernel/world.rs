@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use model::{AttachmentId, Event, LocalEndpoint, Node, PodRef, World, node::annotation};
+use model::{AttachmentId, Event, LocalEndpoint, Node, PodRef, World};
 
-/// A node with its address and, if given, its VXLAN tunnel address.
-pub(crate) fn node(name: &str, address: &str, tunnel: Option<&str>) -> Event {
-    let mut annotations =
-        BTreeMap::from([(annotation::IPV4_ADDRESS.to_owned(), address.to_owned())]);
-    if let Some(tunnel) = tunnel {
-        annotations.insert(annotation::IPV4_VXLAN_TUNNEL.to_owned(), tunnel.to_owned());
-    }
+/// A node that tells these things of itself.
+pub(crate) fn annotated(name: &str, told: &[(&str, &str)]) -> Event {
+    let annotations = told
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
     let (node, errors) = Node::parse(
         &name.into(),
         format!("uid-{name}"),
@@ -29,6 +28,17 @@ pub(crate) fn pool(name: &str, cidr: &str, vxlan: api::EncapMode, nat: bool) -> 
         cidr: cidr.to_owned(),
         vxlan_mode: Some(vxlan),
         nat_outgoing: nat,
+        ..api::IPPoolSpec::default()
+    };
+    Event::upsert(api::IPPool::new(name, spec))
+}
+
+/// A pool that travels in IP-in-IP.
+pub(crate) fn ipip_pool(name: &str, cidr: &str, ipip: api::EncapMode) -> Event {
+    let spec = api::IPPoolSpec {
+        cidr: cidr.to_owned(),
+        ipip_mode: Some(ipip),
+        nat_outgoing: true,
         ..api::IPPoolSpec::default()
     };
     Event::upsert(api::IPPool::new(name, spec))
@@ -75,9 +85,10 @@ pub(crate) fn affinity(cidr: &str, node: &str, state: &str) -> Event {
     Event::upsert(api::BlockAffinity::new(&name, spec))
 }
 
-/// A pod's interface on this node.
-pub(crate) fn endpoint(interface: &str, address: &str, mac: Option<[u8; 6]>) -> Event {
-    let address: IpAddr = address.parse().unwrap();
+/// A pod's interface on this node; addresses with blanks between them.
+pub(crate) fn endpoint(interface: &str, addresses: &str, mac: Option<[u8; 6]>) -> Event {
+    let addresses = addresses.split_whitespace().map(str::parse);
+    let addresses: Result<Vec<IpAddr>, _> = addresses.collect();
     Event::upsert(LocalEndpoint {
         id: AttachmentId {
             network: "k8s-pod-network".into(),
@@ -89,7 +100,7 @@ pub(crate) fn endpoint(interface: &str, address: &str, mac: Option<[u8; 6]>) -> 
         interface: interface.into(),
         ifindex: 0,
         mac,
-        addresses: vec![address],
+        addresses: addresses.unwrap(),
         labels: BTreeMap::new(),
     })
 }

@@ -63,12 +63,14 @@ fn host(running: bool) -> Host {
         mtu: 1500,
         running,
         addresses: vec![self::net(net)],
+        ..Device::default()
     };
     Host {
         devices: BTreeMap::from([
             (device("eth0"), up(2, "10.1.0.11/24", true)),
             (device("eth1"), up(3, "10.3.0.11/24", running)),
         ]),
+        ..Host::default()
     }
 }
 

@@ -186,14 +186,23 @@ async fn a_silent_server_is_told_as_later_and_the_release_stays_owed() {
 #[tokio::test]
 async fn the_tunnel_address_stays_the_same_until_it_is_released() {
     let rig = rig(true).await;
-    let first = rig.handle.vxlan_address("n1", false).await.unwrap();
-    assert_eq!(rig.handle.vxlan_address("n1", false).await.unwrap(), first);
+    let first = rig.handle.tunnel_address(TunnelKind::Vxlan).await.unwrap();
     assert_eq!(
-        rig.handle.vxlan_address("n1", true).await,
+        rig.handle.tunnel_address(TunnelKind::Vxlan).await.unwrap(),
+        first
+    );
+    assert_eq!(
+        rig.handle.tunnel_address(TunnelKind::VxlanV6).await,
         Err(TunnelError::Unwanted)
     );
-    rig.handle.release_vxlan_address("n1", false).await.unwrap();
-    rig.handle.release_vxlan_address("n1", false).await.unwrap();
+    rig.handle
+        .release_tunnel_address("n1", TunnelKind::Vxlan)
+        .await
+        .unwrap();
+    rig.handle
+        .release_tunnel_address("n1", TunnelKind::Vxlan)
+        .await
+        .unwrap();
     assert_eq!(rig.handle.held().await.unwrap(), []);
 }
 

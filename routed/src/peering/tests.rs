@@ -155,6 +155,7 @@ fn host() -> Host {
         mtu: 1500,
         running: true,
         addresses: vec![self::net(net)],
+        ..Device::default()
     };
     Host {
         devices: BTreeMap::from([
@@ -167,6 +168,7 @@ fn host() -> Host {
                 device(1, "127.0.0.1/8"),
             ),
         ]),
+        ..Host::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use dataplane::plan::pools::{Family, Pools};
+use dataplane::plan::pools::Pools;
 use model::{Dirty, NodeName, World};
 use tokio::sync::watch;
 
@@ -113,22 +113,17 @@ impl Outlook {
     }
 
     fn tell_node(&self, world: &World, kernel: &Kernel) {
+        let (pools, _) = Pools::read(world);
         if let Some(node) = world.this_node() {
-            for v6 in [false, true] {
-                if let Some(uplink) = uplink::choose(node, kernel.host(), v6) {
-                    self.facts.send_if_modified(|facts| {
-                        let before = facts.clone();
-                        facts.address(uplink.address);
-                        before != *facts
-                    });
-                }
+            for uplink in uplink::all(node, kernel.host(), &pools) {
+                self.facts.send_if_modified(|facts| {
+                    let before = facts.clone();
+                    facts.address(uplink.address);
+                    before != *facts
+                });
             }
         }
-        let (pools, _) = Pools::read(world);
-        let wanted = TunnelsWanted {
-            vxlan_ipv4: pools.uses_vxlan(Family::V4),
-            vxlan_ipv6: pools.uses_vxlan(Family::V6),
-        };
+        let wanted = TunnelsWanted::read(&pools, kernel.host(), kernel.ipv6());
         self.tunnels
             .send_if_modified(|now| replace(now, Some(wanted)));
     }
@@ -149,7 +144,8 @@ impl Outlook {
         let policies =
             world.kube_policies().len() + world.policies().len() + world.global_policies().len();
         let node = world.this_node();
-        let uplink = node.and_then(|node| uplink::choose(node, kernel.host(), false));
+        let (pools, _) = Pools::read(world);
+        let uplinks = node.map_or_else(Vec::new, |node| uplink::all(node, kernel.host(), &pools));
         let mut problems = kernel.problems();
         let findings = self.findings.iter();
         problems.extend(findings.map(|finding| {
@@ -158,7 +154,7 @@ impl Outlook {
                 finding.kind, finding.name, finding.path, finding.message
             )
         }));
-        if uplink.is_none() {
+        if uplinks.is_empty() {
             problems.push(uplink::missing(node));
         }
         Picture {
@@ -177,7 +173,7 @@ impl Outlook {
                 .map(|kind| kind.as_str().to_owned())
                 .collect(),
             problems,
-            address: uplink.map(|uplink| format!("{} ({})", uplink.address, uplink.device)),
+            address: uplink::print(&uplinks),
         }
     }
 }

@@ -19,6 +19,7 @@ use policy_iptables::ruleset::Ruleset;
 use tokio::sync::mpsc;
 
 use super::outlook;
+use super::probed::Probed;
 use crate::fib::{Facts, Fib, LearntRoutes, Underlay};
 use crate::metrics::{DomainLabel, Metrics};
 use crate::world::Unprogrammed;
@@ -44,6 +45,8 @@ pub struct Kernel {
     reviews: Reviews,
     routes: RouteDriver,
     host: Host,
+    /// Which tunnels its kernel cannot make.
+    lacks: Probed,
     /// Routes of the host that are not ours.
     underlay: Underlay,
     host_stale: bool,
@@ -79,6 +82,7 @@ impl Kernel {
             reviews: Reviews::default(),
             routes,
             host,
+            lacks: Probed::default(),
             underlay,
             host_stale: false,
             fib: Fib::default(),
@@ -139,6 +143,11 @@ impl Kernel {
         self.pod_mtu
     }
 
+    /// Whether IPv6 is handled at all.
+    pub fn ipv6(&self) -> bool {
+        self.settings.ipv6
+    }
+
     /// Routes wanted in the kernel.
     pub fn routes(&self) -> usize {
         self.routes.tables().wanted_routes()
@@ -167,6 +176,7 @@ impl Kernel {
     /// Drops what is known of the kernel: the next round lists everything.
     pub fn forget(&mut self) {
         self.host_stale = true;
+        self.lacks.forget();
         self.policy.forget();
         for table in Table::ALL {
             self.routes.forget(table);
@@ -210,6 +220,8 @@ impl Kernel {
         self.owed = dirty;
         self.look()
             .map_err(|error| refused(ROUTES, &error, metrics))?;
+        let (pools, _) = Pools::read(world);
+        self.host.lacks = self.lacks.of(&pools);
         let plan = dataplane::plan::plan(world, &self.host, &self.settings);
         self.pod_mtu = plan.mtu.pod;
         let settings =
@@ -217,7 +229,6 @@ impl Kernel {
         let policies = self.planner.plan(world, &settings);
         self.commit(&policies, metrics)?;
         self.review(world, settings.cut);
-        let (pools, _) = Pools::read(world);
         let facts = Facts::read(
             world,
             &self.host,

@@ -31,7 +31,7 @@ impl Entry for AddressKey {
 
     fn push_put(&self, _: &Lifetime, batch: &mut Batch, devices: &Devices) -> Option<()> {
         let index = devices.index(&self.device)?;
-        addresses::push_put(batch, index, self.address, addresses::Dad::Kernel);
+        addresses::push_put(batch, index, self.address);
         Some(())
     }
 
