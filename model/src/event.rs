@@ -8,6 +8,7 @@ use crate::endpoint::{LocalEndpoint, Namespace, Pod, ServiceAccount};
 use crate::ids::{AttachmentId, NamespacedName, NodeName, ObjectName, PodRef};
 use crate::networkset::{GlobalNetworkSet, NetworkSet};
 use crate::node::Node;
+use crate::service::EndpointSlice;
 
 /// A change of what this node knows of the cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -121,6 +122,8 @@ objects! {
     NetworkSet(NetworkSet, NamespacedName);
     /// A cluster-wide set of addresses.
     GlobalNetworkSet(GlobalNetworkSet, ObjectName);
+    /// Some of the endpoints of a Service.
+    EndpointSlice(EndpointSlice, NamespacedName);
     /// An interface of a sandbox on this node; told by the CNI server, not by the API.
     Endpoint(LocalEndpoint, AttachmentId);
 }

@@ -21,6 +21,7 @@ pub mod membership;
 pub mod nat;
 pub mod networkset;
 pub mod node;
+pub mod service;
 pub mod settings;
 pub mod world;
 
@@ -33,4 +34,5 @@ pub use membership::{Member, MemberKey, Membership};
 pub use nat::{NatFacts, TunnelSource};
 pub use networkset::{GlobalNetworkSet, NetworkSet};
 pub use node::Node;
+pub use service::{Backends, EndpointSlice};
 pub use world::{Dirty, EndpointView, World};

@@ -4,25 +4,23 @@
 //! order in which they came: two nodes, or one node before and after a restart, always agree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::ops::{BitOr, BitOrAssign};
 use std::sync::Arc;
 
 use api::selector::Selector;
-use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::block::Block;
-use crate::endpoint::{
-    Labels, LocalEndpoint, NamedPort, Namespace, Pod, ServiceAccount, pod_labels,
-};
+use crate::endpoint::{Labels, LocalEndpoint, NamedPort, Namespace, Pod, ServiceAccount};
 use crate::event::{Event, Key, Kind, Object};
 use crate::ids::{AttachmentId, NamespacedName, NodeName, ObjectName, PodRef};
 use crate::membership::{Member, MemberKey, Membership};
 use crate::networkset::{GlobalNetworkSet, NetworkSet};
 use crate::node::Node;
+use crate::service::{Backends, EndpointSlice};
 
 mod held;
+mod refresh;
 
 use held::Held;
 
@@ -97,6 +95,9 @@ pub struct World {
     global_policies: BTreeMap<ObjectName, Arc<api::GlobalNetworkPolicy>>,
     network_sets: BTreeMap<NamespacedName, NetworkSet>,
     global_network_sets: BTreeMap<ObjectName, GlobalNetworkSet>,
+    slices: BTreeMap<NamespacedName, EndpointSlice>,
+    /// Services that policies name.
+    services: BTreeSet<NamespacedName>,
     membership: Membership,
     synced: BTreeSet<Kind>,
 }
@@ -146,6 +147,8 @@ impl World {
             global_policies: BTreeMap::new(),
             network_sets: BTreeMap::new(),
             global_network_sets: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            services: BTreeSet::new(),
             membership: Membership::default(),
             synced: BTreeSet::new(),
         }
@@ -257,6 +260,12 @@ impl World {
                     .upsert(&MemberKey::GlobalNetworkSet(key.clone()), member);
                 changed(&mut self.global_network_sets, key, set, Dirty::POLICY)
             }
+            Object::EndpointSlice(slice) => {
+                let key = slice.id.clone();
+                let before = self.asked(self.slices.get(&key));
+                let now = self.asked(Some(&slice));
+                changed(&mut self.slices, key, slice, before | now)
+            }
             Object::Endpoint(endpoint) => self.upsert_endpoint(endpoint),
         }
     }
@@ -337,6 +346,10 @@ impl World {
                 self.membership
                     .remove(&MemberKey::GlobalNetworkSet(name.clone()));
                 gone(&mut self.global_network_sets, &name, Dirty::POLICY)
+            }
+            Key::EndpointSlice(id) => {
+                let dirty = self.asked(self.slices.get(&id));
+                gone(&mut self.slices, &id, dirty)
             }
             Key::Endpoint(id) => self.delete_endpoint(&id),
         }
@@ -426,103 +439,6 @@ impl World {
         }
         self.refresh_attachment(id, endpoint.pod.as_ref());
         Dirty::POLICY | Dirty::ROUTES | Dirty::PEERING
-    }
-
-    fn refresh_attachment(&mut self, id: &AttachmentId, pod: Option<&PodRef>) {
-        if let Some(pod) = pod {
-            self.refresh_pod(pod);
-            return;
-        }
-        let key = MemberKey::Attachment(id.clone());
-        match self.endpoints.get(id) {
-            Some(endpoint) => {
-                let member = Member {
-                    labels: Arc::new(endpoint.labels.clone()),
-                    addresses: endpoint
-                        .addresses
-                        .iter()
-                        .copied()
-                        .map(IpNet::from)
-                        .collect(),
-                    ports: Vec::new(),
-                };
-                self.membership.upsert(&key, member);
-            }
-            None => self.membership.remove(&key),
-        }
-    }
-
-    fn refresh_namespace(&mut self, name: &ObjectName) {
-        let first = PodRef::new(name.clone(), "");
-        let pods: Vec<PodRef> = self
-            .pods
-            .range(first..)
-            .take_while(|(id, _)| id.namespace == *name)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for pod in pods {
-            self.refresh_pod(&pod);
-        }
-        let sets: Vec<NamespacedName> = self
-            .network_sets
-            .range(NamespacedName::new(name.clone(), "")..)
-            .take_while(|(id, _)| id.namespace == *name)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for set in sets {
-            self.refresh_network_set(&set);
-        }
-    }
-
-    fn refresh_network_set(&mut self, id: &NamespacedName) {
-        let key = MemberKey::NetworkSet(id.clone());
-        let Some(set) = self.network_sets.get(id) else {
-            self.membership.remove(&key);
-            return;
-        };
-        let labels = set.effective_labels(self.namespaces.get(&id.namespace));
-        let member = Member {
-            labels: Arc::new(labels),
-            addresses: set.nets.iter().copied().collect(),
-            ports: Vec::new(),
-        };
-        self.membership.upsert(&key, member);
-    }
-
-    fn refresh_pod(&mut self, id: &PodRef) {
-        let key = MemberKey::Pod(id.clone());
-        match self.pod_member(id) {
-            Some(member) => self.membership.upsert(&key, member),
-            None => self.membership.remove(&key),
-        }
-    }
-
-    fn pod_member(&self, id: &PodRef) -> Option<Member> {
-        let pod = self.pods.get(id)?;
-        if pod.host_network || pod.finished {
-            return None;
-        }
-        let mut addresses: BTreeSet<IpAddr> = pod.ips.iter().copied().collect();
-        for endpoint in self.endpoints_of(id) {
-            addresses.extend(&endpoint.addresses);
-        }
-        Some(Member {
-            labels: Arc::new(self.labels_of(pod)),
-            addresses: addresses.into_iter().map(IpNet::from).collect(),
-            ports: pod.ports.clone(),
-        })
-    }
-
-    fn labels_of(&self, pod: &Pod) -> Labels {
-        let account = pod.service_account.as_ref().map(|name| NamespacedName {
-            namespace: pod.id.namespace.clone(),
-            name: name.clone(),
-        });
-        pod_labels(
-            pod,
-            self.namespaces.get(&pod.id.namespace),
-            account.and_then(|id| self.accounts.get(&id)),
-        )
     }
 
     fn endpoints_of<'a>(&'a self, pod: &'a PodRef) -> impl Iterator<Item = &'a LocalEndpoint> {
@@ -642,6 +558,38 @@ impl World {
     /// Cluster-wide policies of `projectcalico.org/v3`.
     pub fn global_policies(&self) -> &BTreeMap<ObjectName, Arc<api::GlobalNetworkPolicy>> {
         &self.global_policies
+    }
+
+    /// Follows exactly these Services from now on: endpoints of others change without a word.
+    pub fn watch_services(&mut self, services: BTreeSet<NamespacedName>) {
+        self.services = services;
+    }
+
+    /// What a change of this slice makes anew: endpoints come and go all the time, and few policies name a Service.
+    fn asked(&self, slice: Option<&EndpointSlice>) -> Dirty {
+        let service = slice.and_then(|slice| {
+            let name = slice.service.clone()?;
+            Some(NamespacedName::new(slice.id.namespace.clone(), name))
+        });
+        if service.is_some_and(|service| self.services.contains(&service)) {
+            Dirty::POLICY
+        } else {
+            Dirty::NONE
+        }
+    }
+
+    /// Every part of the endpoints of Services, by namespace and name.
+    pub fn endpoint_slices(&self) -> &BTreeMap<NamespacedName, EndpointSlice> {
+        &self.slices
+    }
+
+    /// What serves a Service; nothing when it is not known, headless, or has no endpoints.
+    pub fn backends(&self, service: &NamespacedName) -> Backends {
+        let first = NamespacedName::new(service.namespace.clone(), "");
+        let own = self.slices.range(first..);
+        let own = own.take_while(|(id, _)| id.namespace == service.namespace);
+        let own = own.map(|(_, slice)| slice);
+        Backends::of(own.filter(|slice| slice.service.as_ref() == Some(&service.name)))
     }
 
     /// Sets of addresses of namespaces.

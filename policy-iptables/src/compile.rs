@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use api::selector::Selector;
 use ipnet::IpNet;
-use model::{ObjectName, Transport};
+use model::{NamespacedName, ObjectName, Transport};
 
 use crate::ruleset::Family;
 
@@ -232,6 +232,8 @@ pub struct Peer {
     pub nets: Scope<BTreeSet<IpNet>>,
     /// Addresses outside all of these.
     pub not_nets: BTreeSet<IpNet>,
+    /// Endpoints of this Service; as receiver also at one of its ports.
+    pub service: Scope<NamespacedName>,
     /// One of these ports.
     pub ports: Scope<Ports>,
     /// None of these ports.

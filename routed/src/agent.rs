@@ -1,7 +1,7 @@
 //! `routed run`: makes every task and every channel of the daemon; nothing else does.
 //!
 //! ```text
-//!  watch tasks (17) ──Heard 1024──► inbox ──► ipam (its kinds)
+//!  watch tasks (18) ──Heard 1024──► inbox ──► ipam (its kinds)
 //!                                     └────Request 1024──► reconcile ◄──── cni server ◄── plugin (cni.sock)
 //!  monitors ─Request──────────────────────────────────────►  │  ▲            │
 //!  secrets ──Request──────────────────────────────────────►  │  │            └──► ipam ──► API server

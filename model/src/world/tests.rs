@@ -1,5 +1,7 @@
 //! The World depends on the set of objects, never on the order in which they came.
 
+use std::net::IpAddr;
+
 use super::*;
 use proptest::prelude::*;
 use proptest::sample::SizeRange;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use api::selector::{NAMESPACE_LABEL, SERVICE_ACCOUNT_LABEL, Selector};
 use api::{
     Action, Entity, GlobalNetworkPolicy, IcmpMatch, IpVersion, NetworkPolicy, PolicyType, Port,
-    Protocol, ServiceAccountMatch,
+    Protocol, ServiceAccountMatch, ServiceMatch,
 };
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use model::{ObjectName, Transport};
+use model::{NamespacedName, ObjectName, Transport};
 
 use super::{
     Compiled, Direction, Findings, Icmp, NamedPorts, Peer, Policy, PolicyId, PolicyKind, Ports,
@@ -292,18 +292,52 @@ impl Compiler {
         }
     }
 
+    /// A Service stands alone but for ports, at the end that is not the policy's own.
+    fn service(
+        &mut self,
+        place: &Place,
+        given: &Entity,
+        service: &ServiceMatch,
+    ) -> Result<NamespacedName, Unusable> {
+        let own = self.id.namespace.as_ref().map(ObjectName::as_str);
+        let namespace = match service.namespace.as_str() {
+            "" => own.unwrap_or_default(),
+            named => named,
+        };
+        let elsewhere = matches!(
+            (place.direction, place.side),
+            (Direction::Ingress, Side::Source) | (Direction::Egress, Side::Destination)
+        );
+        let alone = Entity {
+            services: given.services.clone(),
+            ports: given.ports.clone(),
+            not_ports: given.not_ports.clone(),
+            ..Entity::default()
+        };
+        let message = if service.name.is_empty() || namespace.is_empty() {
+            "name the Service and its namespace"
+        } else if !elsewhere {
+            "a Service can be the source of ingress rules and the destination of egress rules"
+        } else if *given != alone {
+            "a Service cannot be combined with selectors, nets or service accounts"
+        } else {
+            return Ok(NamespacedName::new(namespace, service.name.as_str()));
+        };
+        let path = format!("{}.services", place.path);
+        self.findings.add(Reason::Invalid, path, message);
+        Err(Unusable)
+    }
+
     fn peer(
         &mut self,
         place: &Place,
         given: &Entity,
         protocol: &Scope<u8>,
     ) -> Result<Peer, Unusable> {
-        if given.services.is_some() {
-            let path = format!("{}.services", place.path);
-            self.findings
-                .add(Reason::Unsupported, path, "services are not supported yet");
-            return Err(Unusable);
-        }
+        let service = match &given.services {
+            None => Scope::Any,
+            Some(service) => Scope::Only(self.service(place, given, service)?),
+        };
         let (selector, not_selector) = self.selectors(place, given)?;
         let nets = match given.nets.as_slice() {
             [] => Scope::Any,
@@ -321,6 +355,7 @@ impl Compiler {
             selector,
             not_selector,
             nets,
+            service,
             not_nets: self.nets(place, "notNets", &given.not_nets, false)?,
             ports,
             not_ports: self.ports(place, "notPorts", &given.not_ports, protocol, &of, false)?,

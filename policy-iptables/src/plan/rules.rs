@@ -34,6 +34,7 @@ fn names_family(rule: &PolicyRule) -> bool {
         let named = matches!(&peer.ports, Scope::Only(ports) if !ports.named.is_empty());
         peer.selector != Scope::Any
             || peer.not_selector.is_some()
+            || peer.service != Scope::Any
             || peer.nets != Scope::Any
             || !peer.not_nets.is_empty()
             || named
@@ -104,6 +105,16 @@ fn addresses(
                 .map(|m| vec![m])
                 .collect::<Vec<_>>(),
         );
+    }
+    if let Scope::Only(service) = &peer.service {
+        let (field, set) = match side {
+            Side::Source => (field, sets.service_addresses(service, family)),
+            Side::Destination => (
+                Field::Service(side, family),
+                sets.service_ports(service, family),
+            ),
+        };
+        product.and(&Match::Lookup(Sense::Is, field, set));
     }
     if let Some(selector) = &peer.not_selector {
         let asked = sets.selector(selector, family);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::selector::Selector;
 use ipnet::IpNet;
-use model::World;
+use model::{Backends, NamespacedName, World};
 use sha2::{Digest, Sha256};
 
 use super::Tier;
@@ -39,6 +39,7 @@ pub(super) struct MemberSets {
 pub(super) struct Sets {
     members: BTreeMap<Selector, [Members; 2]>,
     named: BTreeMap<NamedPorts, [Arc<BTreeSet<Key>>; 2]>,
+    services: BTreeMap<NamespacedName, Backends>,
     /// Sets that the plan in the making asks.
     used: BTreeMap<Name, Set>,
 }
@@ -47,7 +48,12 @@ impl Sets {
     /// Follows the selectors of these tiers and reads the members that changed.
     pub(super) fn begin(&mut self, world: &mut World, tiers: &[Tier]) {
         self.used.clear();
-        let (selectors, named) = asked(tiers);
+        let (selectors, named, services) = asked(tiers);
+        self.services = services
+            .iter()
+            .map(|service| (service.clone(), world.backends(service)))
+            .collect();
+        world.watch_services(services);
         let membership = world.membership_mut();
         membership.watch_only(&selectors);
         let changed = membership.take_changed();
@@ -66,7 +72,7 @@ impl Sets {
             let found = || membership.port_members(&ports.of, &ports.name, ports.protocol);
             self.named
                 .entry(ports.clone())
-                .or_insert_with(|| services(&found(), ports.protocol.number()));
+                .or_insert_with(|| served(&found(), ports.protocol.number()));
         }
     }
 
@@ -136,11 +142,35 @@ impl Sets {
         let number = ports.protocol.number().to_string();
         let name = name("np", family, &[ports.of.as_str(), &ports.name, &number]);
         let comment = format!("{} of {}", ports.name, ports.of);
-        let key = match family {
-            Family::V4 => KeyType::ServiceV4,
-            Family::V6 => KeyType::ServiceV6,
-        };
-        self.add(&name, key, Content::Keys(found), &comment);
+        self.add(&name, service_type(family), Content::Keys(found), &comment);
+        name
+    }
+
+    /// Set of the addresses that serve a Service.
+    pub(super) fn service_addresses(&mut self, service: &NamespacedName, family: Family) -> Name {
+        let found = self.services.get(service);
+        let own = found.into_iter().flat_map(|backends| &backends.addresses);
+        let own = own.filter(|address| Family::of(address) == family);
+        let content = Content::Keys(Arc::new(
+            own.map(|address| Key::address(*address)).collect(),
+        ));
+        let comment = service.to_string();
+        let name = name("sa", family, &[&comment]);
+        self.add(&name, address_type(family), content, &comment);
+        name
+    }
+
+    /// Set of address, protocol and port that serve a Service.
+    pub(super) fn service_ports(&mut self, service: &NamespacedName, family: Family) -> Name {
+        let found = self.services.get(service);
+        let own = found.into_iter().flat_map(|backends| &backends.ports);
+        let own = own.filter(|(address, ..)| Family::of(address) == family);
+        let keys =
+            own.map(|(address, protocol, port)| Key::service(*address, protocol.number(), *port));
+        let comment = service.to_string();
+        let name = name("sp", family, &[&comment]);
+        let content = Content::Keys(Arc::new(keys.collect()));
+        self.add(&name, service_type(family), content, &comment);
         name
     }
 
@@ -158,19 +188,29 @@ impl Sets {
     }
 }
 
-/// Selectors and named ports that the rules of these tiers ask.
-fn asked(tiers: &[Tier]) -> (BTreeSet<Selector>, BTreeSet<NamedPorts>) {
+/// Selectors, named ports and Services that the rules of these tiers ask.
+fn asked(
+    tiers: &[Tier],
+) -> (
+    BTreeSet<Selector>,
+    BTreeSet<NamedPorts>,
+    BTreeSet<NamespacedName>,
+) {
     let mut selectors = BTreeSet::new();
     let mut named = BTreeSet::new();
+    let mut services = BTreeSet::new();
     let policies = tiers.iter().flat_map(|tier| &tier.policies);
     let rules = policies
         .flat_map(|policy| policy.ingress.iter().chain(&policy.egress))
         .flatten();
     for peer in rules.flat_map(|rule: &Rule| [&rule.source, &rule.destination]) {
         gather(peer, &mut selectors, &mut named);
+        if let Scope::Only(service) = &peer.service {
+            services.insert(service.clone());
+        }
     }
     selectors.extend(named.iter().map(|ports| ports.of.clone()));
-    (selectors, named)
+    (selectors, named, services)
 }
 
 fn gather(peer: &Peer, selectors: &mut BTreeSet<Selector>, named: &mut BTreeSet<NamedPorts>) {
@@ -194,7 +234,7 @@ fn members<'a>(nets: impl Iterator<Item = &'a IpNet>, family: Family) -> Members
     }
 }
 
-fn services(found: &BTreeSet<(IpAddr, u16)>, protocol: u8) -> [Arc<BTreeSet<Key>>; 2] {
+fn served(found: &BTreeSet<(IpAddr, u16)>, protocol: u8) -> [Arc<BTreeSet<Key>>; 2] {
     Family::ALL.map(|family| {
         let own = found
             .iter()
@@ -218,6 +258,14 @@ pub(super) const fn address_type(family: Family) -> KeyType {
     match family {
         Family::V4 => KeyType::V4,
         Family::V6 => KeyType::V6,
+    }
+}
+
+/// Type of a set of address, protocol and port.
+const fn service_type(family: Family) -> KeyType {
+    match family {
+        Family::V4 => KeyType::ServiceV4,
+        Family::V6 => KeyType::ServiceV6,
     }
 }
 

@@ -373,7 +373,7 @@ impl<'a> Evaluation<'a> {
                     .then_some(Says::Allow)
             }
             Candid::Calico(namespace, rule, _) => {
-                calico::ask(self.world, *namespace, rule, self.packet)
+                calico::ask(self.world, *namespace, rule, direction, self.packet)
             }
         }
     }

@@ -141,6 +141,8 @@ fn deletion(event: &Event) -> Option<Event> {
         Key::NetworkSet(set.id.clone())
     } else if let Object::GlobalNetworkSet(set) = &**object {
         Key::GlobalNetworkSet(set.name.clone())
+    } else if let Object::EndpointSlice(slice) = &**object {
+        Key::EndpointSlice(slice.id.clone())
     } else if let Object::Endpoint(endpoint) = &**object {
         Key::Endpoint(endpoint.id.clone())
     } else {

@@ -968,10 +968,7 @@ fn an_unusable_match_never_allows_and_always_denies() {
             "source",
             json!({ "namespaceSelector": "global() && team == 'blue'" }),
         ),
-        (
-            "source",
-            json!({ "services": { "name": "s", "namespace": "x" } }),
-        ),
+        ("source", json!({ "services": { "name": "s" } })),
         ("destination", json!({ "ports": [80] })),
         ("protocol", json!("bogus")),
         ("http", json!({ "methods": ["GET"] })),
@@ -1366,4 +1363,126 @@ fn a_set_that_changes_changes_what_is_allowed() {
         "partners".into(),
     )));
     check_with(&settings, &mut world, &closed);
+}
+
+fn slice(namespace: &str, name: &str, service: &str, pods: &[&str], port: u16) -> Event {
+    Event::upsert(model::EndpointSlice {
+        id: model::NamespacedName::new(namespace, name),
+        service: Some(service.into()),
+        addresses: pods.iter().map(|pod| address_of(pod)).collect(),
+        ports: [(Transport::Tcp, port)].into(),
+    })
+}
+
+#[test]
+fn a_service_is_its_endpoints_at_their_ports() {
+    let mut world = scene();
+    world.apply(slice("y", "web-1", "web", &["y/a", "y/b"], 8080));
+    world.apply(slice("y", "web-2", "web", &["y/a+6"], 8081));
+    world.apply(slice("x", "web", "web", &["x/c"], 8080));
+    let allow = |service: Value| json!({ "types": ["Egress"], "egress": [{ "action": "Allow", "destination": { "services": service } }] });
+    let settings = Settings::default();
+    let in_y = json!({ "name": "web", "namespace": "y" });
+    add(&mut world, &namespaced("x", &allow(in_y.clone())));
+    check_with(
+        &settings,
+        &mut world,
+        &[
+            ("x/a", "y/a", "tcp 8080", true),
+            ("x/a", "y/b", "tcp 8080", true),
+            ("x/a", "y/a", "tcp 8081", false),
+            ("x/a", "y/a", "udp 8080", false),
+            ("x/a", "y/a", "icmp 8", false),
+            ("x/a+6", "y/a+6", "tcp 8081", true),
+            ("x/a+6", "y/a+6", "tcp 8080", false),
+            ("x/a", "x/c", "tcp 8080", false),
+        ],
+    );
+    // Endpoints change, and only those of a Service somebody asks for make a plan anew.
+    assert!(
+        world
+            .apply(slice("y", "web-1", "web", &["y/c"], 8080))
+            .any(model::Dirty::POLICY)
+    );
+    assert!(
+        world
+            .apply(slice("y", "other", "other", &["y/c"], 1))
+            .is_none()
+    );
+    check_with(
+        &settings,
+        &mut world,
+        &[
+            ("x/a", "y/a", "tcp 8080", false),
+            ("x/a", "y/c", "tcp 8080", true),
+        ],
+    );
+    // Without a namespace it is the policy's own.
+    add(
+        &mut world,
+        &namespaced("x", &allow(json!({ "name": "web" }))),
+    );
+    check_with(
+        &settings,
+        &mut world,
+        &[
+            ("x/a", "x/c", "tcp 8080", true),
+            ("x/a", "y/c", "tcp 8080", false),
+        ],
+    );
+    // As source it is its addresses.
+    let from = json!({ "ingress": [{ "action": "Allow", "source": { "services": in_y } }] });
+    let mut world = scene();
+    world.apply(slice("y", "web-1", "web", &["y/a"], 8080));
+    add(&mut world, &global(&from));
+    check_with(
+        &settings,
+        &mut world,
+        &[
+            ("y/a", "x/a", "tcp 1", true),
+            ("y/a", "x/a", "icmp 8", true),
+            ("y/b", "x/a", "tcp 8080", false),
+        ],
+    );
+}
+
+#[test]
+fn a_service_that_cannot_be_used_never_allows_and_denies_everything() {
+    let service = json!({ "name": "web", "namespace": "y" });
+    for (rule, passes) in [
+        (
+            json!({ "action": "Allow", "source": { "services": { "name": "nobody", "namespace": "y" } } }),
+            false,
+        ),
+        (
+            json!({ "action": "Allow", "source": { "services": { "name": "web" } } }),
+            false,
+        ),
+        (
+            json!({ "action": "Allow", "destination": { "services": service } }),
+            false,
+        ),
+        (
+            json!({ "action": "Allow", "source": { "services": service, "nets": ["10.0.0.0/8"] } }),
+            false,
+        ),
+        (
+            json!({ "action": "Deny", "source": { "services": { "name": "nobody", "namespace": "y" } } }),
+            true,
+        ),
+        (
+            json!({ "action": "Deny", "destination": { "services": service } }),
+            false,
+        ),
+    ] {
+        let mut world = scene();
+        world.apply(slice("y", "web-1", "web", &["y/a"], 80));
+        let rules = json!([rule, { "action": if passes { "Allow" } else { "Log" } }]);
+        add(&mut world, &global(&json!({ "ingress": rules })));
+        check_with(
+            &Settings::default(),
+            &mut world,
+            &[("y/a", "x/a", "tcp 80", passes)],
+        );
+    }
 }

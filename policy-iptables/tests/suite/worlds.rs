@@ -1,12 +1,13 @@
 //! Random worlds and packets, small enough that every rule meets packets that it matches.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use model::endpoint::Labels;
 use model::{
-    AttachmentId, Event, GlobalNetworkSet, LocalEndpoint, NamedPort, Namespace, NamespacedName,
-    NetworkSet, Object, Pod, PodRef, ServiceAccount, Transport, TunnelSource,
+    AttachmentId, EndpointSlice, Event, GlobalNetworkSet, LocalEndpoint, NamedPort, Namespace,
+    NamespacedName, NetworkSet, Object, Pod, PodRef, ServiceAccount, Transport, TunnelSource,
 };
 use policy_iptables::plan::{DenyAction, HostAction, LoopPrevention, Settings, WorkloadTunnels};
 use policy_iptables::verdict::{Device, Locals, Packet, Payload, State};
@@ -90,6 +91,9 @@ pub(crate) fn events(rng: &mut SmallRng, site: &Site) -> Vec<Event> {
     }
     for n in 0..rng.random_range(0..4) {
         events.push(network_set(rng, n));
+    }
+    for n in 0..rng.random_range(2..8) {
+        events.push(slice(rng, n));
     }
     for n in 0..rng.random_range(0..5) {
         events.push(Event::upsert(kubernetes_policy(rng, n)));
@@ -445,13 +449,53 @@ fn rule(rng: &mut SmallRng) -> Value {
         rule["ipVersion"] = json!(*pick(rng, &[4, 6]));
     }
     let ports = matches!(rule["protocol"].as_str(), Some("TCP" | "UDP" | "SCTP"));
-    if rng.random() {
-        rule["source"] = entity(rng, ports);
-    }
-    if rng.random() {
-        rule["destination"] = entity(rng, ports);
+    for end in ["source", "destination"] {
+        if rng.random() {
+            rule[end] = entity(rng, ports);
+        } else if rng.random_ratio(1, 6) {
+            rule[end] = json!({ "services": service(rng) });
+            if ports && rng.random() {
+                rule[end]["ports"] = json!([port(rng, ports)]);
+            }
+        }
     }
     rule
+}
+
+/// Most of them exist; at the wrong end, or without a namespace in a global policy, the rule cannot be used.
+fn service(rng: &mut SmallRng) -> Value {
+    let mut service = json!({ "name": *pick(rng, &["dns", "dns", "web", "nobody"]) });
+    if rng.random_ratio(2, 3) {
+        service["namespace"] = json!(*pick(rng, &NAMESPACES));
+    }
+    service
+}
+
+/// Some of the endpoints of a Service: pods of this node and others, and a host outside.
+fn slice(rng: &mut SmallRng, n: u32) -> Event {
+    let v6 = rng.random();
+    let count = rng.random_range(0..4);
+    let mut addresses: BTreeSet<IpAddr> = (0..count)
+        .map(|_| pod_address(rng.random_range(0..10), v6))
+        .collect();
+    if rng.random() {
+        addresses.insert(elsewhere(rng, 6, v6));
+    }
+    let count = rng.random_range(0..3);
+    let ports = (0..count).map(|_| {
+        let protocol = *pick(rng, &[Transport::Tcp, Transport::Udp, Transport::Sctp]);
+        (protocol, *pick(rng, &PORTS))
+    });
+    let ports = ports.collect();
+    let service = rng
+        .random_ratio(9, 10)
+        .then(|| (*pick(rng, &["dns", "web"])).into());
+    Event::upsert(EndpointSlice {
+        id: NamespacedName::new(*pick(rng, &NAMESPACES), format!("slice-{n}").as_str()),
+        service,
+        addresses,
+        ports,
+    })
 }
 
 fn entity(rng: &mut SmallRng, ports: bool) -> Value {
@@ -485,9 +529,6 @@ fn entity(rng: &mut SmallRng, ports: bool) -> Value {
             accounts["selector"] = json!(account_selector(rng));
         }
         entity["serviceAccounts"] = accounts;
-    }
-    if rng.random_ratio(1, 25) {
-        entity["services"] = json!({ "name": "dns", "namespace": "a" });
     }
     for field in ["ports", "notPorts"] {
         if rng.random_ratio(if ports { 3 } else { 1 }, 10) {

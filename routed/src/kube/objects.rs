@@ -127,6 +127,75 @@ pub struct ServiceAccountObject {
     pub metadata: ObjectMeta,
 }
 
+/// An `EndpointSlice`, for policies that name a Service.
+#[derive(Resource, Clone, Debug, Default, Deserialize, Serialize)]
+#[resource(inherit = k8s_openapi::api::discovery::v1::EndpointSlice)]
+pub struct EndpointSliceObject {
+    /// Object metadata.
+    pub metadata: ObjectMeta,
+    /// Where the Service is served.
+    #[serde(default)]
+    pub endpoints: Option<Vec<SliceEndpoint>>,
+    /// At which ports.
+    #[serde(default)]
+    pub ports: Option<Vec<SlicePort>>,
+}
+
+/// One place where a Service is served.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct SliceEndpoint {
+    /// Its addresses; names for the address type FQDN.
+    pub addresses: Vec<String>,
+}
+
+/// One port at which a Service is served.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct SlicePort {
+    /// Absent means TCP.
+    pub protocol: Option<String>,
+    /// Number at the endpoint.
+    pub port: Option<u16>,
+}
+
+/// Names the Service of a slice.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Stands on the slices of Services without an address of their own.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+impl EndpointSliceObject {
+    /// The slice as the World takes it.
+    pub fn into_model(self) -> model::EndpointSlice {
+        let labels = self.metadata.labels.unwrap_or_default();
+        let service = labels
+            .get(SERVICE_NAME)
+            .filter(|_| !labels.contains_key(HEADLESS));
+        let endpoints = self.endpoints.unwrap_or_default();
+        let addresses = endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        let ports = self.ports.unwrap_or_default().into_iter();
+        model::EndpointSlice {
+            id: model::NamespacedName::new(
+                self.metadata.namespace.unwrap_or_default(),
+                self.metadata.name.unwrap_or_default(),
+            ),
+            service: service.map(|name| name.as_str().into()),
+            addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
+            ports: ports
+                .filter_map(|port| {
+                    let protocol = match port.protocol.as_deref() {
+                        None | Some("TCP" | "") => Transport::Tcp,
+                        Some("UDP") => Transport::Udp,
+                        Some("SCTP") => Transport::Sctp,
+                        Some(_) => return None,
+                    };
+                    Some((protocol, port.port?))
+                })
+                .collect(),
+        }
+    }
+}
+
 /// Annotations the network reads on pods and namespaces.
 const ANNOTATIONS: [&str; 3] = [
     "cni.projectcalico.org/",
@@ -237,6 +306,31 @@ fn kept(annotations: Option<BTreeMap<String, String>>) -> BTreeMap<String, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slice_says_who_serves_what_and_a_headless_service_is_served_by_nobody() {
+        let mut object = serde_json::json!({
+            "metadata": { "name": "dns-x", "namespace": "kube-system", "labels": { "kubernetes.io/service-name": "dns" } },
+            "addressType": "IPv6",
+            "endpoints": [{ "addresses": ["fd00::1"], "conditions": { "ready": false } }, { "addresses": ["name.example"] }],
+            "ports": [{ "name": "a", "port": 53, "protocol": "UDP" }, { "port": 80 }, { "name": "any" }],
+        });
+        let read = |object: &serde_json::Value| {
+            let slice: EndpointSliceObject = serde_json::from_value(object.clone()).unwrap();
+            slice.into_model()
+        };
+        let slice = read(&object);
+        assert_eq!(slice.service, Some("dns".into()));
+        assert_eq!(slice.addresses, ["fd00::1".parse().unwrap()].into());
+        assert_eq!(
+            slice.ports,
+            [(Transport::Udp, 53), (Transport::Tcp, 80)].into()
+        );
+        object["metadata"]["labels"]["service.kubernetes.io/headless"] = "".into();
+        assert_eq!(read(&object).service, None);
+        object["endpoints"] = serde_json::Value::Null;
+        assert!(read(&object).addresses.is_empty());
+    }
 
     #[test]
     fn a_pod_keeps_what_the_network_reads_and_drops_the_rest() {

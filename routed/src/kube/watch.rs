@@ -20,7 +20,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::objects::{NamespaceObject, NodeObject, PodObject, ServiceAccountObject};
+use super::objects::{
+    EndpointSliceObject, NamespaceObject, NodeObject, PodObject, ServiceAccountObject,
+};
 
 /// An object that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl Freshness {
 }
 
 /// Kinds that come from the API server; the rest is told by this node itself.
-const WATCHED: [Kind; 17] = [
+const WATCHED: [Kind; 18] = [
     Kind::Node,
     Kind::Namespace,
     Kind::ServiceAccount,
@@ -104,6 +106,7 @@ const WATCHED: [Kind; 17] = [
     Kind::GlobalNetworkPolicy,
     Kind::NetworkSet,
     Kind::GlobalNetworkSet,
+    Kind::EndpointSlice,
 ];
 
 /// Starts a watch for every kind a node reads. The tasks end when the receiver of `heard` is dropped or the set is.
@@ -197,6 +200,11 @@ pub fn spawn(
             }
             Event::upsert(set)
         },
+    );
+    watches.add::<EndpointSliceObject>(
+        Kind::EndpointSlice,
+        namespaced_key(Key::EndpointSlice),
+        |slice| Event::upsert(slice.into_model()),
     );
     tasks
 }

@@ -106,9 +106,13 @@ pub(super) fn ask(
     world: &World,
     namespace: Option<&str>,
     rule: &api::Rule,
+    direction: Direction,
     packet: &Packet,
 ) -> Option<Says> {
-    match (holds(world, namespace, rule, packet), rule.action) {
+    match (
+        holds(world, namespace, rule, direction, packet),
+        rule.action,
+    ) {
         (Ok(false), _) | (Err(Unusable), Action::Allow | Action::Log) => None,
         (Ok(true), Action::Allow) => Some(Says::Allow),
         (Ok(true), Action::Log) => Some(Says::Log),
@@ -118,7 +122,13 @@ pub(super) fn ask(
 }
 
 /// All criteria are asked, so that one that cannot be used is found whatever the others say.
-fn holds(world: &World, namespace: Option<&str>, rule: &api::Rule, packet: &Packet) -> Answer {
+fn holds(
+    world: &World,
+    namespace: Option<&str>,
+    rule: &api::Rule,
+    direction: Direction,
+    packet: &Packet,
+) -> Answer {
     let mut answers = vec![
         protocol(rule, packet),
         icmp(rule, packet),
@@ -135,8 +145,19 @@ fn holds(world: &World, namespace: Option<&str>, rule: &api::Rule, packet: &Pack
             Side::Source => packet.source,
             Side::Destination => packet.destination,
         };
-        if entity.services.is_some() {
-            answers.push(Err(Unusable));
+        if let Some(service) = &entity.services {
+            let elsewhere = (side == Side::Source) == (direction == Direction::Ingress);
+            let others = Entity {
+                services: None,
+                ports: Vec::new(),
+                not_ports: Vec::new(),
+                ..entity.clone()
+            };
+            answers.push(if elsewhere && others == Entity::default() {
+                serving(world, namespace, service, side, packet)
+            } else {
+                Err(Unusable)
+            });
         }
         answers.push(labels(world, namespace, entity, address));
         answers.push(nets(rule, entity, address));
@@ -145,6 +166,44 @@ fn holds(world: &World, namespace: Option<&str>, rule: &api::Rule, packet: &Pack
     answers
         .into_iter()
         .try_fold(true, |all, answer| Ok(all & answer?))
+}
+
+/// Whether the other end serves the Service: as sender by its address, as receiver also by protocol and port.
+fn serving(
+    world: &World,
+    namespace: Option<&str>,
+    service: &api::ServiceMatch,
+    side: Side,
+    packet: &Packet,
+) -> Answer {
+    let space = match (service.namespace.as_str(), namespace) {
+        ("", None) => return Err(Unusable),
+        ("", Some(own)) => own,
+        (named, _) => named,
+    };
+    if service.name.is_empty() {
+        return Err(Unusable);
+    }
+    let mut slices = world.endpoint_slices().values().filter(|slice| {
+        let name = slice.service.as_ref().map(model::ObjectName::as_str);
+        slice.id.namespace.as_str() == space && name == Some(service.name.as_str())
+    });
+    Ok(match (side, packet.payload) {
+        (Side::Source, _) => slices.any(|slice| slice.addresses.contains(&packet.source)),
+        (
+            Side::Destination,
+            Payload::Transport {
+                protocol,
+                destination,
+                ..
+            },
+        ) => slices.any(|slice| {
+            let mut ports = slice.ports.iter();
+            slice.addresses.contains(&packet.destination)
+                && ports.any(|(known, port)| known.number() == protocol && *port == destination)
+        }),
+        (Side::Destination, Payload::Icmp { .. } | Payload::Other(_)) => false,
+    })
 }
 
 fn protocol(rule: &api::Rule, packet: &Packet) -> Answer {
