@@ -37,10 +37,14 @@ mod ledger;
 mod place;
 mod reply;
 mod review;
+mod warm;
 
 use job::Job;
 use lane::Lane;
 use ledger::Ledger;
+use warm::Warm;
+
+pub use warm::Living;
 
 /// Numbers an allocator works with.
 #[derive(Clone, Debug)]
@@ -89,6 +93,8 @@ pub enum Input {
     Release(RequestId, Release),
     /// The caller of an [`Assign`] went away: what it got or gets is given back.
     Cancel(RequestId),
+    /// The journal was read: these addresses live. Nothing is lent from the warm ones before.
+    Living(Vec<Living>),
     /// A call was carried out.
     Reply(CallId, Result<StoreReply, StoreError>),
     /// Time passed ([`Allocator::next_deadline`]).
@@ -173,6 +179,7 @@ pub struct Allocator {
     behind: BTreeMap<RequestId, Vec<(RequestId, Release)>>,
     lanes: BTreeMap<IpNet, Lane>,
     ledger: Ledger,
+    warm: Warm,
     calls: BTreeMap<CallId, Caller>,
     /// Takes that wait for a block: (request, part) → when to look again.
     waiting: BTreeMap<(RequestId, usize), Time>,
@@ -198,6 +205,7 @@ impl Allocator {
             behind: BTreeMap::new(),
             lanes: BTreeMap::new(),
             ledger: Ledger::default(),
+            warm: Warm::new(node),
             calls: BTreeMap::new(),
             waiting: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -220,9 +228,11 @@ impl Allocator {
             Input::Assign(id, request) => self.assign(id, request, now),
             Input::Release(id, request) => self.release(id, request),
             Input::Cancel(id) => self.cancel(id),
+            Input::Living(living) => self.living(living),
             Input::Reply(call, reply) => self.reply(call, reply, now),
             Input::Tick => self.tick(now),
         }
+        self.restock(now);
         self.pump(now);
         std::mem::take(&mut self.out)
     }
@@ -260,6 +270,7 @@ impl Allocator {
         self.behind.keys().for_each(|id| id.hash(state));
         self.lanes.hash(state);
         self.ledger.hash(state);
+        self.warm.hash(state);
         self.calls.values().for_each(|caller| caller.hash(state));
         self.waiting.hash(state);
         self.lost.hash(state);
@@ -272,6 +283,7 @@ impl Allocator {
             Event::Synced => {
                 self.index.apply(event);
                 self.start(now);
+                self.warm.touch();
                 return;
             }
             Event::Node(name, _) => name == self.index.node(),
@@ -284,10 +296,15 @@ impl Allocator {
             | Event::Affinity(_)
             | Event::AffinityGone(..) => false,
         };
+        if matches!(event, Event::Reservation(..)) {
+            self.warm.touch();
+        }
         if let Some(block) = self.index.apply(event) {
             self.settle(block);
+            self.block_changed(block);
         }
         if wide {
+            self.warm.touch();
             self.review();
         }
     }

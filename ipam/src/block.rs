@@ -394,6 +394,21 @@ impl Block {
         Given::Freed
     }
 
+    /// Puts an entry in another name; its number stays, so who remembers it may release it. Returns whether the block changed.
+    ///
+    /// The number alone says that it is still the same allocation: each take has its own.
+    pub fn hand_over(&mut self, ordinal: u32, sequence: u64, to: &Attribute) -> bool {
+        let same = |holder: &Attribute| {
+            !holder.is_cooling() && holder != to && self.sequence_of(ordinal) == sequence
+        };
+        if !self.holder(ordinal).is_some_and(same) {
+            return false;
+        }
+        let index = self.attribute_index(to);
+        self.set_slot(ordinal, Some(index));
+        true
+    }
+
     /// Frees an entry that has neither owner nor stamp: what is left when the server prunes `releasedAt`.
     pub fn free_bare(&mut self, ordinal: u32, sequence: u64) -> Given {
         match self.holder(ordinal) {

@@ -23,6 +23,16 @@ pub fn attachment(network: &str, container_id: &str, ifname: &str) -> String {
     }
 }
 
+/// Handle of the addresses a node keeps ready: one for all of them.
+pub fn warm(node: &str) -> String {
+    format!("margay-warm-{node}")
+}
+
+/// Whether a handle is that of addresses some node keeps ready.
+pub fn is_warm(handle: &str) -> bool {
+    handle.starts_with("margay-warm-")
+}
+
 /// The part of a stored handle id that counts: old migrations left a `\r` and more behind.
 pub fn significant(stored: &str) -> &str {
     stored.split('\r').next().unwrap_or_default()

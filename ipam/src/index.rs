@@ -34,6 +34,8 @@ pub struct Config {
     pub automatic_blocks: bool,
     /// How long a released address rests.
     pub cooldown: Duration,
+    /// Addresses of each family a node keeps ready.
+    pub warm: u32,
 }
 
 impl Config {
@@ -46,6 +48,11 @@ impl Config {
             max_blocks: spec.max_blocks(),
             automatic_blocks: spec.allocates_blocks(),
             cooldown: Duration::from_secs(spec.cooldown_seconds().into()),
+            warm: spec
+                .margay
+                .as_ref()
+                .and_then(|margay| margay.warm_addresses)
+                .unwrap_or(0),
         }
     }
 }
@@ -507,6 +514,14 @@ impl Index {
                 .of_handle(handle)
                 .filter_map(|ordinal| held(&stored.value, ordinal))
         })
+    }
+
+    /// What is held at a place of a block that concerns this node.
+    pub fn at(&self, block: IpNet, ordinal: u32) -> Option<Held> {
+        match self.blocks.get(&block)? {
+            Entry::Near(stored) if !stored.value.is_deleted() => held(&stored.value, ordinal),
+            Entry::Near(_) | Entry::Far(_) | Entry::Broken => None,
+        }
     }
 
     /// Who holds an address, if its block concerns this node.

@@ -30,7 +30,7 @@ pub mod tunnel;
 mod net;
 mod time;
 
-pub use allocator::{Allocator, Input, Note, Output, Settings};
+pub use allocator::{Allocator, Input, Living, Note, Output, Settings};
 pub use index::{Config, Event, Held, Index};
 pub use net::Family;
 pub use request::{

@@ -64,6 +64,8 @@ pub enum Path {
     Claim,
     /// From another's block.
     Borrow,
+    /// From the addresses kept ready: no round trip.
+    Warm,
 }
 
 impl Path {
@@ -73,6 +75,7 @@ impl Path {
             Self::Own => "own",
             Self::Claim => "claim",
             Self::Borrow => "borrow",
+            Self::Warm => "warm",
         }
     }
 }

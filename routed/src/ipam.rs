@@ -29,7 +29,10 @@ mod told;
 use crate::kube::store::Store;
 use task::{Ask, Task};
 
-pub use ::ipam::{AssignError, Assigned, Class, Held, Release, ReleaseError, Released, Taken};
+pub use ::ipam::handle::is_warm;
+pub use ::ipam::{
+    AssignError, Assigned, Class, Held, Living, Release, ReleaseError, Released, Taken,
+};
 pub use task::Counters;
 
 /// Requests that may wait for the task: twice the attachments in flight.
@@ -204,6 +207,20 @@ impl IpamHandle {
         let (answer, answered) = oneshot::channel();
         self.asks
             .send(Ask::Held(answer))
+            .await
+            .map_err(|_gone| stopping())?;
+        answered.await.map_err(|_gone| stopping())?
+    }
+
+    /// Tells what lives here by the journal. Addresses that the last process answered before their entry was written are put in
+    /// their name; from now on addresses that are kept ready are given out.
+    ///
+    /// # Errors
+    /// [`AssignError::NotSynced`] before every kind has listed.
+    pub async fn living(&self, living: Vec<Living>) -> Result<(), AssignError> {
+        let (answer, answered) = oneshot::channel();
+        self.asks
+            .send(Ask::Living(living, answer))
             .await
             .map_err(|_gone| stopping())?;
         answered.await.map_err(|_gone| stopping())?

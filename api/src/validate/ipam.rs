@@ -294,11 +294,6 @@ fn configuration_later(configuration: &IPAMConfiguration, report: &mut Report<'_
         "virtual machines do not keep their address yet",
     );
     report.say_if(
-        ours.and_then(|o| o.warm_addresses).is_some_and(|n| n > 0),
-        "spec.margay.warmAddresses",
-        "no addresses are kept ready yet",
-    );
-    report.say_if(
         ours.and_then(|o| o.sticky_stateful_sets) == Some(true),
         "spec.margay.stickyStatefulSets",
         "pods of StatefulSets do not get their last address again yet",

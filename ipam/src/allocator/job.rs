@@ -145,8 +145,8 @@ impl Allocator {
                 .map(|t| (t.block, t.ordinal, Some(t.sequence)))
                 .collect(),
             Addresses::OfHandle => self
-                .index
                 .of_handle(&request.handle)
+                .iter()
                 .map(|held| (held.block, held.ordinal, Some(held.sequence)))
                 .collect(),
         };
@@ -190,7 +190,9 @@ impl Allocator {
     }
 
     /// Queues a give; a block that is not known whole is read first.
-    fn queue_give(&mut self, block: IpNet, give: Give) {
+    pub(super) fn queue_give(&mut self, block: IpNet, give: Give) {
+        // What was lent is put in its name first, or the release would find another owner.
+        self.hand_over(block);
         let unread = !matches!(self.index.block(block), Known::Whole(_));
         self.lane(block).push(Item::Give(give), unread);
     }
@@ -329,7 +331,7 @@ impl Allocator {
     }
 
     /// Answers if every part has come to an end.
-    fn finish_assign(&mut self, id: RequestId) {
+    pub(super) fn finish_assign(&mut self, id: RequestId) {
         let Some(Job::Assign(job)) = self.jobs.get(&id) else {
             return;
         };

@@ -49,6 +49,12 @@ pub(super) struct Give {
 pub(super) enum Item {
     Take(Take),
     Give(Give),
+    /// Puts what was lent from the stock in its name.
+    Hand {
+        ordinal: u32,
+    },
+    /// Fills the stock.
+    Stock,
     /// Frees an entry whose stamp the server dropped.
     Thaw {
         ordinal: u32,
@@ -61,6 +67,8 @@ pub(super) enum Item {
 pub(super) enum Outcome {
     Taken(Assigned),
     Given(Given),
+    /// Of the stock; whether a loan stands in its name.
+    Kept(bool),
 }
 
 /// Items and what the write in flight does for them.
@@ -183,26 +191,42 @@ impl Lane {
 
     /// Takes that a block as the index has it does not show: an event may tell of a write before its own reply does.
     pub(super) fn takes_beyond(&self, block: &Block) -> usize {
-        let shown = self
-            .flying()
-            .filter(|(item, outcome)| match (item, outcome) {
-                (Item::Take(take), Outcome::Taken(assigned)) => block
-                    .holder(assigned.ordinal)
-                    .is_some_and(|holder| holder.handle() == take.attribute.handle()),
-                (
-                    Item::Take(_) | Item::Give(_) | Item::Thaw { .. },
-                    Outcome::Taken(_) | Outcome::Given(_),
-                ) => false,
-            });
+        let shown = self.flying().filter(|(item, outcome)| {
+            let (Item::Take(take), Outcome::Taken(assigned)) = (item, outcome) else {
+                return false;
+            };
+            block
+                .holder(assigned.ordinal)
+                .is_some_and(|holder| holder.handle() == take.attribute.handle())
+        });
         self.takes() - shown.count()
     }
 
     /// Whether an address of this handle is on its way back.
     pub(super) fn gives(&self, handle: &str) -> bool {
-        let items = self.flying().map(|(item, _)| item).chain(&self.queue);
-        items
-            .into_iter()
+        self.items()
             .any(|item| matches!(item, Item::Give(give) if &*give.handle == handle))
+    }
+
+    fn items(&self) -> impl Iterator<Item = &Item> {
+        self.flying().map(|(item, _)| item).chain(&self.queue)
+    }
+
+    /// Whether a place is on its way back.
+    pub(super) fn returns(&self, ordinal: u32) -> bool {
+        self.items()
+            .any(|item| matches!(item, Item::Give(give) if give.ordinal == ordinal))
+    }
+
+    /// Whether a loan is on its way into its name.
+    pub(super) fn hands(&self, ordinal: u32) -> bool {
+        self.items()
+            .any(|item| matches!(item, Item::Hand { ordinal: o } if *o == ordinal))
+    }
+
+    /// Whether the stock is being filled.
+    pub(super) fn stocks(&self) -> bool {
+        self.items().any(|item| matches!(item, Item::Stock))
     }
 
     /// Takes a queued part out of the queue; `false` when it is in flight or stored already.
@@ -459,14 +483,14 @@ impl Allocator {
         let (takes, rest): (Vec<Item>, Vec<Item>) = items
             .into_iter()
             .partition(|item| matches!(item, Item::Take(_)));
-        self.vanish(rest);
+        self.vanish(block, rest);
         let fresh = Block::try_new(block, owner, now, self.index.floor(block));
         let composed = match fresh {
             Ok(fresh) if !takes.is_empty() => self.compose(&fresh, takes.into(), now),
             Ok(_) | Err(_) => {
                 // Nobody waits any more: the claim is dropped.
                 self.with_lane(block, |lane| lane.goal = Some(Goal::GiveUp));
-                self.vanish(takes);
+                self.vanish(block, takes);
                 return true;
             }
         };
@@ -492,7 +516,7 @@ impl Allocator {
                 let (takes, rest): (Vec<Item>, Vec<Item>) = items
                     .into_iter()
                     .partition(|item| matches!(item, Item::Take(_)));
-                self.vanish(rest);
+                self.vanish(block, rest);
                 self.move_takes(takes, None, None, now);
                 return true;
             }
@@ -520,22 +544,32 @@ impl Allocator {
         let cooldown = self.cooldown();
         block.thaw(now, cooldown);
         let (mut batch, mut left, mut changed) = (Batch::new(), Vec::new(), false);
-        let (gives, takes): (Vec<Item>, Vec<Item>) = items
-            .into_iter()
-            .partition(|item| !matches!(item, Item::Take(_)));
-        for item in gives {
-            let given = match &item {
-                Item::Give(give) => {
+        let (mut takes, mut stocks) = (Vec::new(), false);
+        for item in items {
+            let given = match item {
+                Item::Give(ref give) => {
                     block.give(give.ordinal, &give.handle, give.sequence, now, cooldown)
                 }
-                Item::Thaw { ordinal, sequence } => block.free_bare(*ordinal, *sequence),
-                Item::Take(_) => continue,
+                Item::Thaw { ordinal, sequence } => block.free_bare(ordinal, sequence),
+                Item::Hand { ordinal } => {
+                    let (new_name, stands) = self.compose_hand(&mut block, ordinal);
+                    changed |= new_name;
+                    batch.push((item, Outcome::Kept(stands)));
+                    continue;
+                }
+                Item::Take(take) => {
+                    takes.push(take);
+                    continue;
+                }
+                Item::Stock => {
+                    stocks = true;
+                    continue;
+                }
             };
             changed |= given == Given::Freed;
             batch.push((item, Outcome::Given(given)));
         }
-        for item in takes {
-            let Item::Take(take) = item else { continue };
+        for take in takes {
             match self.take_from(&mut block, &take, now) {
                 Ok((ordinal, fresh)) => match assigned(&block, ordinal, take.path) {
                     Some(assigned) => {
@@ -546,6 +580,11 @@ impl Allocator {
                 },
                 Err(refusal) => left.push((take, refusal)),
             }
+        }
+        // Last: whoever waits goes before what nobody waits for.
+        if stocks {
+            changed |= self.compose_stock(&mut block);
+            batch.push((Item::Stock, Outcome::Kept(true)));
         }
         block.seal();
         Composed {
@@ -595,7 +634,7 @@ impl Allocator {
             Err(Occupied::Mine) => Ok((ordinal, false)),
             Err(Occupied::By(holder)) => {
                 let by = holder.handle().unwrap_or_default();
-                if take.asked.supersedes.contains(by) {
+                if take.asked.supersedes.contains(by) || self.in_stock(block.cidr(), ordinal, by) {
                     block.give(ordinal, by, None, now, std::time::Duration::ZERO);
                     return block
                         .take_exact(ordinal, &take.attribute)
@@ -637,9 +676,16 @@ impl Allocator {
                     self.touch_given(&give.handle);
                     self.give_landed(&give, given);
                 }
+                (Item::Hand { ordinal }, Outcome::Kept(stands)) => {
+                    self.handed_over(block, ordinal, stands);
+                }
                 (
-                    Item::Take(_) | Item::Give(_) | Item::Thaw { .. },
-                    Outcome::Taken(_) | Outcome::Given(_),
+                    Item::Take(_)
+                    | Item::Give(_)
+                    | Item::Thaw { .. }
+                    | Item::Hand { .. }
+                    | Item::Stock,
+                    Outcome::Taken(_) | Outcome::Given(_) | Outcome::Kept(_),
                 ) => {}
             }
         }
@@ -727,13 +773,22 @@ impl Allocator {
     }
 
     /// The block is gone, and with it what was to be given back to it.
-    fn vanish(&mut self, items: Vec<Item>) {
+    fn vanish(&mut self, block: IpNet, items: Vec<Item>) {
         for item in items {
-            if let Item::Give(give) = item {
-                self.touch_given(&give.handle);
-                self.give_landed(&give, Given::AlreadyFree);
+            match item {
+                Item::Give(give) => {
+                    self.touch_given(&give.handle);
+                    self.give_landed(&give, Given::AlreadyFree);
+                }
+                Item::Hand { ordinal } => self.loan_vanished(block, ordinal),
+                Item::Take(_) | Item::Stock | Item::Thaw { .. } => {}
             }
         }
+    }
+
+    /// Puts back what must not be dropped half way though nobody waits for it: loans, and what leaves the stock.
+    pub(super) fn keep(&mut self, block: IpNet, items: Vec<Item>) {
+        self.with_lane(block, |lane| lane.queue.extend(items));
     }
 
     /// Items of a block that cannot be used.
@@ -748,7 +803,8 @@ impl Allocator {
                     };
                     self.give_failed(&give, error);
                 }
-                Item::Thaw { .. } => {}
+                // A loan is tried again once the block can be read.
+                Item::Hand { .. } | Item::Stock | Item::Thaw { .. } => {}
             }
         }
     }
@@ -766,12 +822,9 @@ impl Allocator {
         };
         let pruned: Vec<Item> = batch
             .iter()
-            .filter_map(|(item, outcome)| match (item, outcome) {
-                (Item::Give(give), Outcome::Given(Given::Freed)) => Some(give.ordinal),
-                (
-                    Item::Take(_) | Item::Give(_) | Item::Thaw { .. },
-                    Outcome::Taken(_) | Outcome::Given(_),
-                ) => None,
+            .filter_map(|(item, outcome)| {
+                let Item::Give(give) = item else { return None };
+                (*outcome == Outcome::Given(Given::Freed)).then_some(give.ordinal)
             })
             .filter(|ordinal| {
                 block

@@ -66,18 +66,23 @@ impl Ledger {
 impl Allocator {
     /// An address of a handle was taken: its object is due.
     pub(super) fn touch_handle(&mut self, attribute: &Attribute, may_exist: bool) {
-        if let Some(handle) = attribute.handle() {
+        if let Some(handle) = attribute.handle().filter(|handle| !self.is_warm(handle)) {
             *self.ledger.touched.entry(Arc::from(handle)).or_default() |= may_exist;
         }
     }
 
     /// An address of a handle was given back.
     pub(super) fn touch_given(&mut self, handle: &Arc<str>) {
-        *self.ledger.touched.entry(Arc::clone(handle)).or_default() = true;
+        if !self.is_warm(handle) {
+            *self.ledger.touched.entry(Arc::clone(handle)).or_default() = true;
+        }
     }
 
     /// A handle found at start.
     pub(super) fn touch_known(&mut self, handle: Arc<str>, now: Time) {
+        if self.is_warm(&handle) {
+            return;
+        }
         let due = Some(now.plus(self.settings.handle_delay));
         self.ledger.entries.entry(handle).or_insert(Entry {
             seen: Seen::Unknown,
@@ -85,6 +90,11 @@ impl Allocator {
             flying: false,
             failures: 0,
         });
+    }
+
+    /// What is kept ready comes and goes with every pod; an object for it would be one more write each time, for nobody.
+    fn is_warm(&self, handle: &str) -> bool {
+        **self.warm.handle() == *handle
     }
 
     pub(super) fn pump_ledger(&mut self, now: Time) {

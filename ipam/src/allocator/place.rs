@@ -15,7 +15,7 @@ use crate::affinity::{BlockView, Goal};
 use crate::index::Known;
 use crate::net::Family;
 use crate::pool::{LeftOut, Pool, Refusal, Unfit};
-use crate::request::{Assign, AssignError, Limit, Path, RequestId, Tally, Want};
+use crate::request::{Assign, AssignError, Assigned, Limit, Path, RequestId, Tally, Want};
 use crate::time::Time;
 
 /// Where a take goes.
@@ -28,6 +28,8 @@ enum Placement {
         reread: bool,
         exact: Option<u32>,
     },
+    /// It is this address already: kept ready, or answered before.
+    Ready(Assigned),
     /// Nowhere yet: every free block was just lost to somebody.
     Wait(Time),
 }
@@ -78,6 +80,7 @@ impl Allocator {
                     lane.aim(goal);
                 }
             }
+            Ok(Placement::Ready(assigned)) => self.lend(id, number, attribute, assigned),
             Ok(Placement::Wait(until)) => {
                 self.set_part(id, number, PartState::Unplaced);
                 self.waiting.insert((id, number), until);
@@ -96,6 +99,9 @@ impl Allocator {
         part: &Part,
         now: Time,
     ) -> Result<Placement, AssignError> {
+        if let Some(lent) = self.lent_already(request, want) {
+            return Ok(Placement::Ready(lent));
+        }
         if let Some(held) = self.held_already(request, want, part) {
             return Ok(held);
         }
@@ -109,7 +115,13 @@ impl Allocator {
         } else {
             (self.index.pools().named(&want.pools, &asker)?, Vec::new())
         };
-        self.search(&pools, part, now)
+        // The pool that would serve it; beyond that only when nothing else is left.
+        let first = pools.get(..1).unwrap_or_default();
+        let warm = |pools| self.warm_for(request, want.family, pools, None);
+        warm(first)
+            .map(Placement::Ready)
+            .or_else(|| self.search(&pools, part, now))
+            .or_else(|| warm(&pools).map(Placement::Ready))
             .ok_or_else(|| self.exhausted(want.family, &pools, unfit, part, now))
     }
 
@@ -124,10 +136,10 @@ impl Allocator {
         let asker = self.index.asker(family, usage, None);
         let (pools, unfit) = self.index.pools().automatic(&asker);
         let part = Part::default();
-        match self.search(&pools, &part, now) {
-            Some(_) => Ok(()),
-            None => Err(self.exhausted(family, &pools, unfit, &part, now)),
+        if self.has_warm(family, &pools) || self.search(&pools, &part, now).is_some() {
+            return Ok(());
         }
+        Err(self.exhausted(family, &pools, unfit, &part, now))
     }
 
     /// Own block, claim, borrow, wait; `None` = there is nothing.
@@ -190,6 +202,10 @@ impl Allocator {
         if part.excluded.contains(&block) {
             return Err(self.exhausted(pool.family(), &[pool], Vec::new(), part, Time::default()));
         }
+        let pools = std::slice::from_ref(&pool);
+        if let Some(ready) = self.warm_for(request, pool.family(), pools, Some(address)) {
+            return Ok(Placement::Ready(ready));
+        }
         let exact = crate::net::ordinal(block, address);
         let reread = matches!(self.index.block(block), Known::Unread);
         let (path, goal) = match self.index.views(block).0 {
@@ -225,7 +241,7 @@ impl Allocator {
     }
 
     /// Takes on their way into a block that the index does not show yet.
-    fn expected_takes(&self, block: IpNet) -> usize {
+    pub(super) fn expected_takes(&self, block: IpNet) -> usize {
         let Some(lane) = self.lanes.get(&block) else {
             return 0;
         };

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::job::Trouble;
-use super::lane::{Flight, Item, Lane};
+use super::lane::{Flight, Give, Item, Lane};
 use super::{Allocator, Caller, Note};
 use crate::affinity::Step;
 use crate::index::Event;
 use crate::request::{AssignError, ReleaseError};
 use crate::store::{CallId, StoreError, StoreReply};
 use crate::time::Time;
+
+/// Round of [`Allocator::pause`] after a refusal: what cannot be dropped is tried again after its longest pause.
+const REFUSED: u32 = 16;
 
 impl Allocator {
     pub(super) fn reply(&mut self, call: CallId, reply: Result<StoreReply, StoreError>, now: Time) {
@@ -41,6 +44,8 @@ impl Allocator {
         match flight {
             Flight::Create(batch) => {
                 self.index.learn(stored);
+                self.warm.fence(block);
+                self.warm.touch();
                 self.note(Note::Claimed { block });
                 self.note(Note::Landed {
                     block,
@@ -51,6 +56,8 @@ impl Allocator {
             Flight::Swap(batch) => {
                 self.check_cooling(&stored, &batch);
                 self.index.learn(stored);
+                self.warm.fence(block);
+                self.warm.touch();
                 self.note(Note::Landed {
                     block,
                     batch: batch.len(),
@@ -142,16 +149,19 @@ impl Allocator {
                 .get_mut(&block)
                 .map(Lane::take_queue)
                 .unwrap_or_default();
+            let mut kept = Vec::new();
             for item in items {
                 match item {
                     Item::Take(take) => self.take_moves(&take, Some(block), None, now),
+                    Item::Hand { .. } | Item::Give(Give { request: None, .. }) => kept.push(item),
                     Item::Give(give) => {
                         let why = format!("block {block} kept changing");
                         self.give_failed(&give, ReleaseError::Unreachable(why));
                     }
-                    Item::Thaw { .. } => {}
+                    Item::Stock | Item::Thaw { .. } => {}
                 }
             }
+            self.keep(block, kept);
         }
         if rounds > 1 {
             let pause = self.pause(rounds);
@@ -190,13 +200,19 @@ impl Allocator {
             self.fail(take.request, trouble.clone().into());
             self.take_landed(&take, assigned);
         }
-        let mut takes = Vec::new();
+        let (mut takes, mut kept) = (Vec::new(), Vec::new());
         for item in items {
             match item {
                 Item::Take(_) => takes.push(item),
+                Item::Hand { .. } | Item::Give(Give { request: None, .. }) => kept.push(item),
                 Item::Give(give) => self.give_failed(&give, ReleaseError::Denied(why.to_owned())),
-                Item::Thaw { .. } => {}
+                Item::Stock | Item::Thaw { .. } => {}
             }
+        }
+        if !kept.is_empty() {
+            let pause = self.pause(REFUSED);
+            self.keep(block, kept);
+            self.with_lane(block, |lane| lane.pause_until(now.plus(pause)));
         }
         self.move_takes(takes, Some(block), Some(&trouble), now);
     }
@@ -213,16 +229,19 @@ impl Allocator {
             .get_mut(&block)
             .map(Lane::take_landed)
             .unwrap_or_default();
+        let mut kept = Vec::new();
         for item in items {
             match item {
+                Item::Hand { .. } | Item::Give(Give { request: None, .. }) => kept.push(item),
                 Item::Take(take) => {
                     self.set_part(take.request, take.part, super::job::PartState::Unplaced);
                     self.fail(take.request, assign.clone());
                 }
                 Item::Give(give) => self.give_failed(&give, release.clone()),
-                Item::Thaw { .. } => {}
+                Item::Stock | Item::Thaw { .. } => {}
             }
         }
+        self.keep(block, kept);
         for (take, assigned) in landed {
             self.fail(take.request, assign.clone());
             self.take_landed(&take, assigned);
@@ -243,6 +262,7 @@ impl Allocator {
             }
         };
         self.index.apply(event);
+        self.block_changed(block);
     }
 }
 

@@ -92,7 +92,7 @@ impl Allocator {
             let own: Vec<_> = self
                 .index
                 .own_blocks(&pool)
-                .map(|s| (s.value.cidr(), s.value.is_empty()))
+                .map(|s| (s.value.cidr(), self.holds_only_stock(&s.value)))
                 .collect();
             let mut left = own.len();
             for (block, empty) in own {
@@ -103,7 +103,12 @@ impl Allocator {
                 let since = *self.empty_since.entry(block).or_insert(now);
                 if left > 1 && now.since(since) >= self.settings.empty_hold {
                     left -= 1;
-                    self.aim(block, Goal::GiveUp);
+                    if self.index.views(block).0 == BlockView::MineEmpty {
+                        self.aim(block, Goal::GiveUp);
+                    } else {
+                        // It is looked at again once what was kept ready in it has rested.
+                        self.return_stock_of(block);
+                    }
                 } else if left <= 1 {
                     self.empty_since.remove(&block);
                 }

@@ -17,7 +17,7 @@ use ipam::index::Event;
 use ipam::memory::{Fault, Memory};
 use ipam::store::{Key, Meta, Object, StoreCall, StoreError, StoreReply};
 use ipam::{
-    Addresses, Allocator, Answer, Assign, Assigned, Config, Family, Input, Output, Release,
+    Addresses, Allocator, Answer, Assign, Assigned, Config, Family, Input, Living, Output, Release,
     RequestId, Settings, Time, Want,
 };
 use ipnet::IpNet;
@@ -69,6 +69,7 @@ struct World {
     crashes: u8,
     losses: u8,
     creations: u64,
+    warm: u32,
     /// Block → highest number stored.
     numbers: BTreeMap<IpNet, u64>,
 }
@@ -84,6 +85,8 @@ struct Script {
     leader: bool,
     /// The store begins with both blocks owned by node `a`, one address held in the first.
     all_owned: bool,
+    /// Addresses each node keeps ready.
+    warm: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +192,7 @@ impl World {
             crashes: script.crashes,
             losses: script.losses,
             creations: 1,
+            warm: script.warm,
             numbers: BTreeMap::new(),
         };
         for n in 0..2 {
@@ -220,6 +224,7 @@ impl World {
         );
         let config = Config {
             cooldown: Duration::ZERO,
+            warm: self.warm,
             ..Config::default()
         };
         self.feed(n, Input::Event(Event::Config(config)));
@@ -227,6 +232,8 @@ impl World {
             self.feed(n, Input::Event(event));
         }
         self.feed(n, Input::Event(Event::Synced));
+        let living = self.living(n);
+        self.feed(n, Input::Living(living));
         for r in 0..self.nodes[n].attachments.len() {
             match self.nodes[n].attachments[r] {
                 Attachment::Intent | Attachment::Leaving => {
@@ -239,6 +246,24 @@ impl World {
                 | Attachment::Failed => {}
             }
         }
+    }
+
+    /// What the journal of a node says lives.
+    fn living(&self, n: usize) -> Vec<Living> {
+        let attached = |(r, attachment): (usize, &Attachment)| match attachment {
+            Attachment::Attached(assigned) => Some(Living {
+                handle: handle(n, r),
+                attributes: [("node".to_owned(), NAMES[n].to_owned())].into(),
+                taken: taken(*assigned),
+            }),
+            Attachment::Waiting
+            | Attachment::Intent
+            | Attachment::Leaving
+            | Attachment::Gone
+            | Attachment::Failed => None,
+        };
+        let attachments = self.nodes[n].attachments.iter().enumerate();
+        attachments.filter_map(attached).collect()
     }
 
     fn set(&mut self, n: usize, r: usize, attachment: Attachment) {
@@ -369,7 +394,9 @@ impl World {
                     actions.extend([Action::LoseAnswer(n, k), Action::LoseCall(n, k)]);
                 }
             }
-            if !node.dirty.is_empty() {
+            // Nobody learns anything from an idle node's watch.
+            let idle = script.attachments[n].is_empty() && !script.leader;
+            if !node.dirty.is_empty() && !idle {
                 actions.push(Action::Deliver(n));
             }
             if self.strays(n).next().is_some() {
@@ -407,7 +434,7 @@ impl World {
     /// Handles the node's index shows that its journal does not know: what the node's own scan releases.
     fn strays(&self, n: usize) -> impl Iterator<Item = String> {
         let node = &self.nodes[n];
-        let held: Vec<String> = node.alloc.index().held().map(|held| held.handle).collect();
+        let held: Vec<String> = node.alloc.held().map(|held| held.handle).collect();
         let busy = !node.alloc.is_quiet();
         held.into_iter().filter(move |name| {
             let r = name
@@ -621,11 +648,17 @@ impl World {
 
     /// What holds in every state.
     fn check(&self) {
+        let mut addresses = BTreeSet::new();
         for node in &self.nodes {
             for (r, attachment) in node.attachments.iter().enumerate() {
                 let Attachment::Attached(assigned) = attachment else {
                     continue;
                 };
+                assert!(
+                    addresses.insert(assigned.address),
+                    "two owners of {}",
+                    assigned.address
+                );
                 let block = self
                     .store
                     .block(assigned.block)
@@ -633,8 +666,9 @@ impl World {
                 let holder = block
                     .holder(assigned.ordinal)
                     .expect("an answered address is held");
+                // What was kept ready is answered before its entry bears the name; a late write may have put an older one.
                 assert!(
-                    holder.handle().is_some_and(|h| h.ends_with(&r.to_string())),
+                    self.warm > 0 || holder.handle().is_some_and(|h| h.ends_with(&r.to_string())),
                     "attachment {r}: {holder:?}"
                 );
                 assert_eq!(block.sequence_of(assigned.ordinal), assigned.sequence);
@@ -670,7 +704,17 @@ impl World {
         let mut owners: BTreeMap<IpNet, String> = BTreeMap::new();
         for block in self.store.blocks() {
             assert!(!block.is_deleted(), "{} rests soft-deleted", block.cidr());
-            for (ordinal, entry) in block.held() {
+            let warm = block
+                .held()
+                .filter(|(_, entry)| entry.handle().unwrap().starts_with("margay-warm-"));
+            assert!(
+                warm.count() <= self.warm as usize,
+                "more is kept than wanted"
+            );
+            let named = block
+                .held()
+                .filter(|(_, entry)| !entry.handle().unwrap().starts_with("margay-warm-"));
+            for (ordinal, entry) in named {
                 held.insert(
                     block.address(ordinal).unwrap(),
                     entry.handle().unwrap().to_owned(),
@@ -818,6 +862,7 @@ fn ends(states: usize, ways: &[(u32, u32)]) -> bool {
     seen == states
 }
 
+const LEAVE_AND_KEEP: &[bool] = &[true, false];
 const KEEP: &[bool] = &[false];
 const LEAVE: &[bool] = &[true];
 const TWO: &[bool] = &[false, false];
@@ -829,6 +874,7 @@ const BASE: Script = Script {
     losses: 0,
     leader: false,
     all_owned: false,
+    warm: 0,
 };
 
 #[test]
@@ -913,6 +959,33 @@ fn borrowing_beside_the_owner_survives_a_crash() {
         crashes: 1,
         all_owned: true,
         ..BASE
+    });
+}
+
+#[test]
+fn addresses_kept_ready_have_one_owner_through_deaths_and_late_writes() {
+    explore(Script {
+        name: "warm",
+        attachments: [TWO, KEEP],
+        warm: 1,
+        ..BASE
+    });
+    let base = Script {
+        warm: 1,
+        all_owned: true,
+        ..BASE
+    };
+    explore(Script {
+        name: "warm and crash",
+        attachments: [LEAVE_AND_KEEP, &[]],
+        crashes: 1,
+        ..base
+    });
+    explore(Script {
+        name: "warm and loss",
+        attachments: [LEAVE_AND_KEEP, &[]],
+        losses: 1,
+        ..base
     });
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ::ipam::Time;
 use ::ipam::handle::{self, Attributes};
 use cni_plugin::spec::{Code, Failure};
-use model::NodeName;
+use model::{AttachmentId, NodeName, PodRef};
 
 use super::call::Call;
 use super::names::PRIMARY;
@@ -85,20 +85,31 @@ pub(super) fn ask(call: &Call, view: Option<&PodView>, owner: Owner<'_>) -> Resu
         ipv6_pools: list(annotation(view, IPV6_POOLS), IPV6_POOLS)?
             .unwrap_or_else(|| call.config.ipv6_pools.clone()),
         namespace: view.and_then(|view| view.namespace.clone()),
-        attributes: attributes(call, owner.node.as_str(), owner.now),
+        attributes: attributes(&call.id, call.pod_ref().as_ref(), owner.node, owner.now),
         requested,
         supersedes: owner.supersedes,
     })
 }
 
-fn attributes(call: &Call, node: &str, now: Time) -> Attributes {
-    match &call.pod {
-        Some(pod) if &*call.id.ifname == PRIMARY => {
-            handle::pod_attributes(&pod.namespace, &pod.name, node, now)
+/// What IPAM stores of an attachment as the owner of its addresses.
+pub(super) fn attributes(
+    id: &AttachmentId,
+    pod: Option<&PodRef>,
+    node: &NodeName,
+    now: Time,
+) -> Attributes {
+    let node = node.as_str();
+    match pod {
+        Some(pod) if &*id.ifname == PRIMARY => {
+            handle::pod_attributes(pod.namespace.as_str(), pod.name.as_str(), node, now)
         }
-        Some(pod) => {
-            handle::secondary_attributes(&pod.namespace, &pod.name, &call.id.ifname, node, now)
-        }
+        Some(pod) => handle::secondary_attributes(
+            pod.namespace.as_str(),
+            pod.name.as_str(),
+            &id.ifname,
+            node,
+            now,
+        ),
         None => [
             ("node".to_owned(), node.to_owned()),
             ("timestamp".to_owned(), now.to_attribute()),

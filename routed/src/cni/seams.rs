@@ -87,6 +87,8 @@ pub trait Addresses: Send + Sync {
     ) -> BoxFuture<'_, Result<(), Unreleased>>;
     /// All addresses held for containers of this node; an error while IPAM has not listed yet.
     fn holdings(&self) -> BoxFuture<'_, Result<Vec<Holding>, String>>;
+    /// Tells what lives here by the journal, before the first ADD: addresses answered ahead of their entry are put in their name.
+    fn living(&self, living: Vec<Holding>) -> BoxFuture<'_, Result<(), String>>;
     /// Whether an ADD for these families would find an address now.
     fn serviceable(&self, families: Families) -> BoxFuture<'_, Result<(), String>>;
 }

@@ -31,6 +31,8 @@ mod gc;
 mod recover;
 mod teardown;
 
+use del::Leaving;
+
 /// Attachments in flight; more wait in the order they came. A node has 110 pods, the kernel's RTNL lock is one, and each call
 /// holds a descriptor: more at once would only add memory.
 const IN_FLIGHT: usize = 64;
@@ -134,6 +136,7 @@ impl Server {
                 Ok(Answer {
                     stdout,
                     made: Some(record),
+                    leaving: None,
                 })
             }
             Verb::Del => {
@@ -141,7 +144,11 @@ impl Server {
                 self.locks.interrupt(&Key::Attachment(call.id.clone()));
                 let _permit = cancel.unless(self.permits.acquire()).await?;
                 self.until_adopted().await?;
-                self.del(call).await.map(|()| Answer::default())
+                let leaving = self.del(call).await?;
+                Ok(Answer {
+                    leaving: Some(leaving),
+                    ..Answer::default()
+                })
             }
             Verb::Check => self
                 .check(call, sandbox, cancel)
@@ -159,7 +166,7 @@ impl Server {
                 stdout: cni_plugin::spec::version_answer(b"")
                     .to_string()
                     .into_bytes(),
-                made: None,
+                ..Answer::default()
             }),
         }
     }
@@ -310,4 +317,6 @@ pub(super) struct Answer {
     pub(super) stdout: Vec<u8>,
     /// What an ADD made, to be undone if the answer finds nobody.
     pub(super) made: Option<Record>,
+    /// What a DEL still has to do, once it is answered ([`Server::finish`]).
+    pub(super) leaving: Option<Leaving>,
 }

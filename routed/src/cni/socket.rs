@@ -176,7 +176,8 @@ async fn receive(stream: &UnixStream) -> Result<Received, ReceiveError> {
     }
 }
 
-/// Runs a call while watching for reasons to end it. Only an ADD ends early: its half-way state is undone. A DEL runs on.
+/// Runs a call while watching for reasons to end it. Only an ADD ends early: its half-way state is undone. A DEL runs on, also behind
+/// its answer: the connection's task, which a stopping daemon waits for, carries it to the end.
 async fn perform(
     server: &Server,
     call: Call,
@@ -218,10 +219,17 @@ async fn perform(
     report(&call, &outcome, began.elapsed());
     match outcome {
         Err(failure) => reply(stream, &Reply::failure(&failure)).await,
-        Ok(Answer { stdout, made }) => {
+        Ok(Answer {
+            stdout,
+            made,
+            leaving,
+        }) => {
             let taken = write(stream, &Reply::success(stdout)).await;
             if let (Err(_gone), Some(record)) = (taken, made) {
                 server.unmake(record).await;
+            }
+            if let Some(leaving) = leaving {
+                server.finish(leaving).await;
             }
         }
     }

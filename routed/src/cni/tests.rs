@@ -79,7 +79,17 @@ impl Node {
         Self { server, ..self }
     }
 
+    /// A call, and what it does behind its answer.
     async fn run(&self, verb: &str, container: &Container) -> Result<Answer, Failure> {
+        let mut answer = self.answer(verb, container).await?;
+        if let Some(leaving) = answer.leaving.take() {
+            self.server.finish(leaving).await;
+        }
+        Ok(answer)
+    }
+
+    /// A call up to its answer.
+    async fn answer(&self, verb: &str, container: &Container) -> Result<Answer, Failure> {
         let (trip, cancel) = Trip::new(Duration::from_secs(20));
         let call = container.call(verb);
         self.server
@@ -100,8 +110,13 @@ impl Node {
             container.sandbox(),
             trip.clone(),
         );
-        let task =
-            tokio::spawn(async move { server.serve(&call, sandbox, &handle, &cancel).await });
+        let task = tokio::spawn(async move {
+            let mut answer = server.serve(&call, sandbox, &handle, &cancel).await?;
+            if let Some(leaving) = answer.leaving.take() {
+                server.finish(leaving).await;
+            }
+            Ok(answer)
+        });
         (trip, task)
     }
 

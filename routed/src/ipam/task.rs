@@ -7,8 +7,8 @@ use ::ipam::handle::TunnelKind;
 use ::ipam::store::{CallId, StoreCall, StoreError, StoreReply};
 use ::ipam::tunnel::{self, Plan};
 use ::ipam::{
-    Addresses, Allocator, Answer, Assign, AssignError, Assigned, Family, Held, Input, Note, Output,
-    Release, ReleaseError, Released, RequestId, Settings, Taken, Time,
+    Addresses, Allocator, Answer, Assign, AssignError, Assigned, Family, Held, Input, Living, Note,
+    Output, Release, ReleaseError, Released, RequestId, Settings, Taken, Time,
 };
 use api::PoolUse;
 use futures::StreamExt;
@@ -34,6 +34,7 @@ pub(super) enum Ask {
     Held(oneshot::Sender<Result<Vec<Held>, AssignError>>),
     CanAssign(Family, oneshot::Sender<Result<(), AssignError>>),
     Tunnel(TunnelKind, oneshot::Sender<Result<Plan, AssignError>>),
+    Living(Vec<Living>, oneshot::Sender<Result<(), AssignError>>),
     Counters(oneshot::Sender<Counters>),
 }
 
@@ -171,17 +172,24 @@ impl<S: Calls> Task<S> {
                 self.feed(Input::Release(id, request));
             }
             Ask::OfHandle(handle, answer) => {
-                let _idle = answer.send(self.whole(|index| index.of_handle(&handle).collect()));
+                let _idle = answer.send(self.whole(|all| all.of_handle(&handle)));
             }
             Ask::Held(answer) => {
-                let _idle = answer.send(self.whole(|index| index.held().collect()));
+                let _idle = answer.send(self.whole(|all| all.held().collect()));
             }
             Ask::CanAssign(family, answer) => {
                 let _idle =
                     answer.send(self.allocator.can_assign(family, PoolUse::Workload, now()));
             }
             Ask::Tunnel(kind, answer) => {
-                let _idle = answer.send(self.whole(|index| tunnel::plan(index, kind)));
+                let _idle = answer.send(self.whole(|all| tunnel::plan(all.index(), kind)));
+            }
+            Ask::Living(living, answer) => {
+                let known = self.whole(|_| ());
+                if known.is_ok() {
+                    self.feed(Input::Living(living));
+                }
+                let _idle = answer.send(known);
             }
             Ask::Counters(answer) => {
                 let _idle = answer.send(self.counters);
@@ -189,11 +197,10 @@ impl<S: Calls> Task<S> {
         }
     }
 
-    /// Reads the index once it is whole.
-    fn whole<T>(&self, read: impl FnOnce(&::ipam::Index) -> T) -> Result<T, AssignError> {
-        let index = self.allocator.index();
-        if index.synced() {
-            Ok(read(index))
+    /// Reads what is known once it is whole.
+    fn whole<T>(&self, read: impl FnOnce(&Allocator) -> T) -> Result<T, AssignError> {
+        if self.allocator.index().synced() {
+            Ok(read(&self.allocator))
         } else {
             Err(AssignError::NotSynced)
         }

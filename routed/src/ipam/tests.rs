@@ -229,3 +229,85 @@ async fn the_task_ends_when_told_once_its_callers_are_gone() {
         .unwrap()
         .unwrap();
 }
+
+/// Waits until a question about what is held is answered with yes.
+async fn until_held(handle: &IpamHandle, yes: impl Fn(&[Held]) -> bool) {
+    for _ in 0..500 {
+        if yes(&handle.held().await.unwrap()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{:?}", handle.held().await);
+}
+
+fn kept_ready(held: &[Held]) -> usize {
+    held.iter().filter(|held| is_warm(&held.handle)).count()
+}
+
+async fn keep_ready(handle: &IpamHandle, count: u32) {
+    let config: api::IPAMConfiguration = serde_json::from_value(json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "IPAMConfiguration",
+        "metadata": {"name": "default"}, "spec": {"margay": {"warmAddresses": count}}
+    }))
+    .unwrap();
+    handle.event(&Event::upsert(config)).await;
+}
+
+#[tokio::test]
+async fn addresses_kept_ready_are_given_out_while_the_api_server_is_away_and_named_after() {
+    let rig = rig(true).await;
+    keep_ready(&rig.handle, 3).await;
+    rig.handle.living(Vec::new()).await.unwrap();
+    rig.handle.assign(request("first")).await.unwrap();
+    until_held(&rig.handle, |held| kept_ready(held) == 3).await;
+    let fault = |fault| *rig.store.fault.lock().unwrap() = fault;
+    fault(Fault::UnknownNotDone);
+    let mut given = BTreeSet::new();
+    for name in ["a", "b", "c"] {
+        let assigned = rig.handle.assign(request(name)).await.unwrap();
+        assert_eq!(assigned[0].path.as_str(), "warm");
+        let again = rig.handle.assign(request(name)).await.unwrap();
+        assert_eq!(again, assigned, "one address for one handle");
+        given.insert(assigned[0].address);
+    }
+    assert_eq!(given.len(), 3);
+    let held = rig.handle.by_handle("b").await.unwrap();
+    assert_eq!((held.len(), held[0].handle.as_str()), (1, "b"));
+    assert!(
+        rig.handle.assign(request("d")).await.is_err(),
+        "the stock is used up"
+    );
+    fault(Fault::None);
+    until_held(&rig.handle, |held| kept_ready(held) == 3).await;
+    let stored = |name: &str| {
+        let memory = rig.store.memory.lock().unwrap();
+        memory
+            .blocks()
+            .any(|block| block.of_handle(name).count() == 1)
+    };
+    assert!(["a", "b", "c"].into_iter().all(stored));
+    assert_eq!(rig.handle.release_handle("a").await.unwrap().freed, 1);
+    // What is not wanted any more goes back.
+    keep_ready(&rig.handle, 1).await;
+    until_held(&rig.handle, |held| kept_ready(held) == 1).await;
+    rig.stop.send_replace(true);
+    rig.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_release_of_what_was_never_named_leaves_the_stock_whole() {
+    let rig = rig(true).await;
+    keep_ready(&rig.handle, 2).await;
+    rig.handle.living(Vec::new()).await.unwrap();
+    rig.handle.assign(request("first")).await.unwrap();
+    until_held(&rig.handle, |held| kept_ready(held) == 2).await;
+    *rig.store.fault.lock().unwrap() = Fault::UnknownNotDone;
+    rig.handle.assign(request("a")).await.unwrap();
+    assert!(rig.handle.release_handle("a").await.is_err(), "owed");
+    *rig.store.fault.lock().unwrap() = Fault::None;
+    assert_eq!(rig.handle.release_handle("a").await.unwrap().freed, 1);
+    until_held(&rig.handle, |held| kept_ready(held) == 2 && held.len() == 3).await;
+    rig.stop.send_replace(true);
+    rig.task.await.unwrap();
+}

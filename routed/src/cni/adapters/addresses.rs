@@ -11,7 +11,8 @@ use futures::future::BoxFuture;
 use crate::cni::record::{Claim, Place};
 use crate::cni::seams::{Addresses, Ask, Holding, Refusal, Unreleased};
 use crate::ipam::{
-    AssignError, AssignRequest, Assigned, Class, Held, IpamHandle, Release, Taken, namespace_labels,
+    AssignError, AssignRequest, Assigned, Class, Held, IpamHandle, Living, Release, Taken,
+    namespace_labels,
 };
 
 /// IPAM of this node.
@@ -78,6 +79,24 @@ impl Addresses for Ipam {
         .boxed()
     }
 
+    fn living(&self, living: Vec<Holding>) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            let known = |holding: Holding| {
+                let taken = place(&holding.claim)?;
+                Some(Living {
+                    handle: holding.handle.to_string(),
+                    attributes: holding.attributes,
+                    taken,
+                })
+            };
+            self.0
+                .living(living.into_iter().filter_map(known).collect())
+                .await
+                .map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+
     fn serviceable(&self, wanted: Families) -> BoxFuture<'_, Result<(), String>> {
         async move {
             for family in families(wanted) {
@@ -101,20 +120,19 @@ fn families(wanted: Families) -> Vec<Family> {
 
 /// Exactly what the journal knows; all of the handle when it does not know a place.
 fn which(claims: &[Claim]) -> Which {
-    let taken: Option<Vec<Taken>> = claims
-        .iter()
-        .map(|claim| {
-            claim.place.map(|place| Taken {
-                block: place.block,
-                ordinal: place.ordinal,
-                sequence: place.sequence,
-            })
-        })
-        .collect();
+    let taken: Option<Vec<Taken>> = claims.iter().map(place).collect();
     match taken {
         Some(taken) if !taken.is_empty() => Which::Exactly(taken),
         Some(_) | None => Which::OfHandle,
     }
+}
+
+fn place(claim: &Claim) -> Option<Taken> {
+    claim.place.map(|place| Taken {
+        block: place.block,
+        ordinal: place.ordinal,
+        sequence: place.sequence,
+    })
 }
 
 fn claim(assigned: &Assigned) -> Claim {

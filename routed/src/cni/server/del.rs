@@ -1,4 +1,8 @@
 //! DEL: succeeds when there is nothing (left) to do.
+//!
+//! The runtime is answered once nothing passes any more: route and policy are out, and the journal says *leaving*. The link and
+//! the address go behind the answer, in this order, because one costs 20 ms of the kernel's grace periods and the other a write to
+//! the API server, and the runtime needs neither. A daemon that dies in between finishes both at its next start.
 
 use std::sync::Arc;
 
@@ -6,19 +10,47 @@ use cni_plugin::spec::{Code, Failure};
 
 use super::{Key, Server};
 use crate::cni::call::Call;
+use crate::cni::locks::Turn;
 use crate::cni::names;
 use crate::cni::record::{Record, State};
 
+/// What a DEL leaves to be done behind its answer. It holds the turns, so whoever comes for the same attachment or interface waits.
+#[derive(Debug)]
+pub(in crate::cni) struct Leaving {
+    record: Record,
+    _turns: [Turn<Key>; 2],
+}
+
 impl Server {
-    /// Detaches. A running ADD of the same key has been told to end; its turn is awaited, so that its roll-back comes first.
-    pub(super) async fn del(&self, call: &Call) -> Result<(), Failure> {
-        let _turn = self.locks.enter(Key::Attachment(call.id.clone())).await;
-        let record = match self.book.find(&call.id) {
+    /// Cuts a container off. A running ADD of the same key has been told to end; its turn is awaited, so that its roll-back comes
+    /// first.
+    pub(super) async fn del(&self, call: &Call) -> Result<Leaving, Failure> {
+        let turn = self.locks.enter(Key::Attachment(call.id.clone())).await;
+        let mut record = match self.book.find(&call.id) {
             Some(record) => record,
             None => self.unrecorded(call).await?,
         };
-        let _host_turn = self.locks.enter(Key::Host(Arc::clone(&record.host))).await;
-        self.tear_down(record).await
+        let host_turn = self.locks.enter(Key::Host(Arc::clone(&record.host))).await;
+        self.leave(&mut record);
+        if record.holds_interface() {
+            self.withdraw(&record).await;
+        }
+        Ok(Leaving {
+            record,
+            _turns: [turn, host_turn],
+        })
+    }
+
+    /// The rest of a DEL. Nobody waits for it: a link that stays is tried again by the sweep.
+    pub(in crate::cni) async fn finish(&self, leaving: Leaving) {
+        let Leaving { record, _turns } = leaving;
+        if record.holds_interface()
+            && let Err(failure) = self.detach(&record).await
+        {
+            tracing::warn!(attachment = %record.id, %failure, details = failure.details, "interface stays for now");
+            return;
+        }
+        self.pay(record).await;
     }
 
     /// A container the journal does not know: its interface is recognised by its mark, its addresses by their handle.

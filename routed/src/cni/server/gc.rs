@@ -86,6 +86,9 @@ impl Server {
                 continue;
             }
             match self.collect(&record).await {
+                Ok(true) if record.state == State::Leaving => {
+                    tracing::info!(attachment = %record.id, "detached by now");
+                }
                 Ok(true) => {
                     tracing::info!(attachment = %record.id, "sandbox vanished without a DEL: collected");
                 }

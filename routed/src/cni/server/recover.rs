@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::ipam::Time;
 use cni_plugin::rpc::Request;
 use cni_plugin::spec::Verb;
 use cni_plugin::spool;
@@ -13,12 +14,15 @@ use model::{AttachmentId, NodeName, PodRef};
 use tokio::time::sleep;
 
 use super::{Key, Server};
+use crate::clock;
+use crate::cni::ask;
 use crate::cni::call::Call;
 use crate::cni::cancel::Trip;
 use crate::cni::install::NETWORK;
 use crate::cni::names::{self, PRIMARY};
 use crate::cni::record::{Record, State};
 use crate::cni::seams::{Holding, HostLink};
+use crate::ipam::is_warm;
 
 /// Pause between two tries to read IPAM.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -229,8 +233,14 @@ impl Server {
             if self.rooms.cluster.sync().in_sync {
                 match self.rooms.addresses.holdings().await {
                     Ok(holdings) => {
-                        self.settle(holdings).await;
-                        break;
+                        self.complete_places(&holdings);
+                        match self.agree().await {
+                            Ok(holdings) => {
+                                self.settle(holdings).await;
+                                break;
+                            }
+                            Err(why) => tracing::debug!(why, "IPAM does not answer yet"),
+                        }
                     }
                     Err(why) => tracing::debug!(why, "IPAM has not listed yet"),
                 }
@@ -238,6 +248,24 @@ impl Server {
             sleep(AGAIN).await;
         }
         self.compared.send_replace(true);
+    }
+
+    /// Tells IPAM what lives, and reads its books with that in them.
+    async fn agree(&self) -> Result<Vec<Holding>, String> {
+        let node = self.rooms.cluster.settings().node;
+        let now = Time::from_nanos(clock::unix_nanos());
+        let living = |record: Record| {
+            let attributes = ask::attributes(&record.id, record.pod.as_ref(), &node, now);
+            let handle = Arc::clone(&record.handle);
+            record.claims.into_iter().map(move |claim| Holding {
+                handle: Arc::clone(&handle),
+                claim,
+                attributes: attributes.clone(),
+            })
+        };
+        let living = self.book.all().into_iter().flat_map(living).collect();
+        self.rooms.addresses.living(living).await?;
+        self.rooms.addresses.holdings().await
     }
 
     async fn settle(&self, holdings: Vec<Holding>) {
@@ -252,7 +280,6 @@ impl Server {
                 return;
             }
         };
-        self.complete_places(&holdings);
         let known: BTreeSet<Arc<str>> = self
             .book
             .all()
@@ -288,8 +315,10 @@ impl Server {
                 .iter_mut()
                 .filter(|claim| claim.place.is_none())
             {
+                // An address that was kept ready may not bear its pod's name yet.
                 let found = holdings.iter().find(|held| {
-                    held.handle == record.handle && held.claim.address == claim.address
+                    (held.handle == record.handle || is_warm(&held.handle))
+                        && held.claim.address == claim.address
                 });
                 if let Some(place) = found.and_then(|held| held.claim.place) {
                     claim.place = Some(place);
@@ -410,7 +439,12 @@ impl Server {
         };
         let (trip, cancel) = Trip::new(Verb::Del.deadline());
         match self.serve(&call, None, &trip, &cancel).await {
-            Ok(_) => tracing::info!(attachment = %call.id, "spooled DEL done"),
+            Ok(answer) => {
+                if let Some(leaving) = answer.leaving {
+                    self.finish(leaving).await;
+                }
+                tracing::info!(attachment = %call.id, "spooled DEL done");
+            }
             Err(failure) => {
                 tracing::warn!(attachment = %call.id, %failure, details = failure.details, "spooled DEL failed: collected later");
             }

@@ -23,16 +23,25 @@ impl Server {
     /// # Errors
     /// The link cannot be deleted; the record stays, to be tried again.
     pub(super) async fn tear_down(&self, mut record: Record) -> Result<(), Failure> {
-        let had_interface = record.holds_interface();
-        if record.state != State::Owed {
-            record.state = State::Leaving;
-            self.book.note(&record);
-        }
-        if had_interface {
+        self.leave(&mut record);
+        if record.holds_interface() {
             self.remove_interface(&record).await?;
         }
         self.pay(record).await;
         Ok(())
+    }
+
+    /// Enters that an attachment goes; one without an interface of its own has only its addresses to give back.
+    pub(super) fn leave(&self, record: &mut Record) {
+        let next = if record.holds_interface() {
+            State::Leaving
+        } else {
+            State::Owed
+        };
+        if record.state != next {
+            record.state = next;
+            self.book.note(record);
+        }
     }
 
     /// The same where nobody waits for the outcome.
@@ -45,6 +54,12 @@ impl Server {
 
     /// Takes route, policy and link away.
     pub(super) async fn remove_interface(&self, record: &Record) -> Result<(), Failure> {
+        self.withdraw(record).await;
+        self.detach(record).await
+    }
+
+    /// Takes route and policy away. From then on the interface is one nobody knows, and what comes from such is dropped.
+    pub(super) async fn withdraw(&self, record: &Record) {
         let withdrawing = timeout(WITHDRAW, self.rooms.cluster.withdraw(record.id.clone()));
         match self.timed("withdraw", withdrawing).await {
             Ok(Ok(())) => {}
@@ -55,6 +70,10 @@ impl Server {
                 tracing::warn!(attachment = %record.id, "route and policy were slow: they follow the link");
             }
         }
+    }
+
+    /// Deletes the link.
+    pub(super) async fn detach(&self, record: &Record) -> Result<(), Failure> {
         let detach = self
             .rooms
             .kernel

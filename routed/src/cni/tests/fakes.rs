@@ -204,6 +204,29 @@ impl Addresses for Fakes {
         .boxed()
     }
 
+    fn living(&self, living: Vec<Holding>) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            let mut state = self.state();
+            for one in living {
+                let stock = |(handle, (claims, _)): (&Arc<str>, &Hold)| {
+                    (crate::ipam::is_warm(handle) && claims.contains(&one.claim))
+                        .then(|| Arc::clone(handle))
+                };
+                let Some(handle) = state.held.iter().find_map(stock) else {
+                    continue;
+                };
+                if let Some((claims, _)) = state.held.get_mut(&handle) {
+                    claims.retain(|claim| *claim != one.claim);
+                }
+                let held = state.held.entry(one.handle).or_default();
+                held.0.push(one.claim);
+                held.1 = one.attributes;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn serviceable(&self, _families: Families) -> BoxFuture<'_, Result<(), String>> {
         async move {
             if self.state().free > 0 {

@@ -225,3 +225,25 @@ async fn a_del_during_recovery_waits_until_the_world_was_told() {
     del.await.unwrap().unwrap();
     node.assert_nothing_left();
 }
+
+#[tokio::test]
+async fn an_address_answered_before_its_entry_was_written_is_put_in_its_name_at_start() {
+    let node = Node::start().await;
+    let container = Container::pod("a");
+    node.run("ADD", &container).await.unwrap();
+    {
+        let mut state = node.fakes.state();
+        let (claims, _) = state.held.remove("k8s-pod-network.a").unwrap();
+        let owner = [("node".to_owned(), "n1".to_owned())].into();
+        state.held.insert("margay-warm-n1".into(), (claims, owner));
+    }
+    let node = node.restart().await;
+    let (_, attributes) = node.fakes.state().held["k8s-pod-network.a"].clone();
+    assert_eq!(
+        (&*attributes["pod"], &*attributes["namespace"]),
+        ("web-a", "shop")
+    );
+    node.fakes.state().held.remove("margay-warm-n1");
+    assert_eq!(node.code("DEL", &container).await, 0);
+    node.assert_nothing_left();
+}
