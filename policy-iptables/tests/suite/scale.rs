@@ -1,8 +1,12 @@
 //! A node of 110 pods in a cluster of 5,000 with 300 policies: what a change costs. Times are printed, counts are gated.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::flow::{Detail, Flow, Tuple};
 use model::{Event, Pod, World};
+use policy_iptables::flows::{Review, concern};
 use policy_iptables::io::Driver;
 use policy_iptables::plan::{Planner, Settings};
 use policy_iptables::verdict::Device;
@@ -62,6 +66,64 @@ fn cluster() -> World {
         world.apply(Event::upsert(policy));
     }
     world
+}
+
+/// Flows from everywhere in the cluster to the pods of this node, each to a port that some policy may allow.
+fn flows() -> impl Iterator<Item = Flow> {
+    (0..10_000_usize).map(|n| {
+        let tuple = |from: usize, to: usize, source: u16, destination: u16| Tuple {
+            source: worlds::pod_address(from, false),
+            destination: worlds::pod_address(to, false),
+            protocol: 6,
+            detail: Detail::Ports {
+                source,
+                destination,
+            },
+        };
+        let (client, server) = (n % CLUSTER, n % LOCAL);
+        let port = u16::try_from(n % 400).unwrap();
+        Flow {
+            original: tuple(client, server, 40_000, port),
+            reply: tuple(server, client, port, 40_000),
+            mark: 0,
+        }
+    })
+}
+
+#[test]
+fn a_policy_for_every_pod_of_a_full_node_names_all_and_their_flows_are_found() {
+    if !namespace::is_private() {
+        return;
+    }
+    let mut world = cluster();
+    let settings = Settings::default();
+    let mut planner = Planner::new();
+    let mut driver = Driver::open().unwrap();
+    let before = planner.plan(&mut world, &settings).ruleset;
+    driver.apply(&before).unwrap();
+    let object = json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+        "metadata": { "name": "quarantine" },
+        "spec": { "order": 0, "types": ["Ingress"], "ingress": [{ "action": "Deny", "protocol": "TCP", "destination": { "ports": [17] } }] },
+    });
+    let object: api::GlobalNetworkPolicy = serde_json::from_value(object).unwrap();
+    world.apply(Event::upsert(object));
+    let (plan, planning) = timed(|| planner.plan(&mut world, &settings));
+    let (applied, applying) = timed(|| driver.apply(&plan.ruleset).unwrap());
+    let now = Arc::new(plan.ruleset);
+    let (concern, naming) = timed(|| concern(Some(&before), &now));
+    assert_eq!(
+        (concern.tighter.len(), concern.looser.len()),
+        (LOCAL, LOCAL)
+    );
+    let bit = settings.cut.unwrap();
+    let review = Review::new(Arc::clone(&now), &world, BTreeSet::new(), bit, concern);
+    let (found, judging) = timed(|| flows().filter_map(|flow| review.judge(&flow)).count());
+    println!(
+        "one policy for {LOCAL} pods: plan {planning:?}, apply {applying:?}, {} messages; concern {naming:?}; {found} of 10000 flows found in {judging:?}",
+        applied.messages
+    );
+    assert!(found > 25, "{found}");
 }
 
 #[test]
