@@ -28,4 +28,4 @@ pub use neighbour::{FdbKey, NeighbourKey};
 pub use nexthop::{Nexthop, NexthopId, NexthopMode};
 pub use plan::{Finding, Plan};
 pub use route::{Group, Hop, KernelTarget, Protocol, Route, RouteKey, Target};
-pub use tables::{Desired, Retain, RouteChanges, Table, Tables};
+pub use tables::{Desired, Retain, RouteChanges, Strangers, Table, Tables};

@@ -193,7 +193,8 @@ pub fn plan(world: &World, host: &Host, settings: &Settings) -> Plan {
     if settings.forwarding {
         desired.settings = forwarding(host, settings, &pools);
     }
-    desired.routes = routes::merge(candidates.clone(), BTreeMap::new()).chosen;
+    desired.strangers = settings.strangers;
+    desired.routes = routes::merge(&candidates, &BTreeMap::new()).chosen;
     findings.sort();
     findings.dedup();
     Plan {

@@ -13,7 +13,7 @@ use model::{Changes, Delta};
 use crate::link::{AddressKey, IfName, Lifetime, Mac, Tunnel, WorkloadLink};
 use crate::neighbour::{FdbKey, NeighbourKey};
 use crate::nexthop::{Nexthop, NexthopId, NexthopMode, Present, assign};
-use crate::route::{KernelTarget, Protocol, Route, RouteKey};
+use crate::route::{KernelTarget, Protocol, Route, RouteKey, Target};
 use crate::sysctl::Sysctl;
 
 /// What the plans want in the kernel.
@@ -33,6 +33,19 @@ pub struct Desired {
     pub fdb: BTreeMap<FdbKey, IpAddr>,
     /// Routes, planned and learnt ones together, one per key.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// What becomes of other routes on host ends.
+    pub strangers: Strangers,
+}
+
+/// What becomes of routes on host ends of pods that carry none of our protocols (`removeExternalRoutes`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Strangers {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They go: at once where a planned route says the same, else after a grace, in which whoever hands the pod over may still tell
+    /// of it.
+    Remove,
 }
 
 /// What of ours may be removed yet.
@@ -63,6 +76,17 @@ impl Retain {
             self.planned
         }
     }
+}
+
+/// What becomes of one such route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stranger {
+    /// It is nobody's business.
+    Stays,
+    /// A planned route says the same.
+    Goes,
+    /// Nothing explains it.
+    GoesAfterGrace,
 }
 
 /// A kernel table that is listed as a whole.
@@ -100,6 +124,7 @@ pub struct Tables {
     mode: NexthopMode,
     retain: Retain,
     wanted: BTreeMap<RouteKey, Route>,
+    strangers: Strangers,
     /// Numbers inside our range that somebody else holds.
     taken: BTreeSet<NexthopId>,
     pub(crate) tunnels: Delta<IfName, Tunnel>,
@@ -118,6 +143,7 @@ impl Tables {
             mode,
             retain: Retain::EVERYTHING,
             wanted: BTreeMap::new(),
+            strangers: Strangers::Keep,
             taken: BTreeSet::new(),
             tunnels: Delta::default(),
             workloads: Delta::default(),
@@ -138,6 +164,30 @@ impl Tables {
         self.neighbours.set_desired(desired.neighbours);
         self.fdb.set_desired(desired.fdb);
         self.wanted = desired.routes;
+        self.strangers = desired.strangers;
+    }
+
+    /// What becomes of a route on a host end that carries none of our protocols.
+    pub fn stranger(&self, key: &RouteKey, device: &IfName) -> Stranger {
+        if self.strangers == Strangers::Keep {
+            return Stranger::Stays;
+        }
+        // Planned routes to one prefix lie side by side.
+        let first = RouteKey {
+            metric: 0,
+            tos: 0,
+            ..key.clone()
+        };
+        let mut planned = self
+            .wanted
+            .range(first..)
+            .take_while(|(wanted, _)| wanted.prefix == key.prefix);
+        let same = Target::Device(device.clone());
+        if planned.any(|(_, route)| route.target == same) {
+            Stranger::Goes
+        } else {
+            Stranger::GoesAfterGrace
+        }
     }
 
     /// Numbers of next-hop objects inside our range that are not ours.

@@ -180,8 +180,7 @@ impl Fib {
 
     /// Merges planned routes with learnt ones.
     pub fn merge(&mut self, planned: &Candidates, facts: Facts) -> Merged {
-        let learnt = self.candidates(facts).clone();
-        routes::merge(planned.clone(), learnt)
+        routes::merge(planned, self.candidates(facts))
     }
 
     /// Candidates under the given facts, for the merge with planned ones.

@@ -1,6 +1,6 @@
 //! Links as the kernel lists them: names, indexes, addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -143,14 +143,14 @@ pub(crate) fn find(socket: &mut Socket, name: &IfName) -> Result<Listed, Error> 
     found.into_iter().next().ok_or_else(no_device)
 }
 
-/// Devices with their addresses, for plans.
-pub(crate) fn host(socket: &mut Socket) -> Result<Host, Error> {
+/// Devices with their addresses, for plans. `advertised`: those over which a router advertised a route.
+pub(crate) fn host(socket: &mut Socket, advertised: &BTreeSet<IfName>) -> Result<Host, Error> {
     let mut addresses: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
-    let mut advertised = super::routes::devices_of_router_routes(socket)?;
+    let mut limited = BTreeSet::new();
     for listed in super::addresses::list_all(socket)? {
         // What a router advertised ends unless it is advertised again.
         if listed.lifetime == Lifetime::Limited && listed.net.addr().is_ipv6() {
-            advertised.insert(listed.index);
+            limited.insert(listed.index);
         }
         addresses.entry(listed.index).or_default().push(listed.net);
     }
@@ -161,7 +161,10 @@ pub(crate) fn host(socket: &mut Socket) -> Result<Host, Error> {
             mtu: link.mtu,
             running: link.running(),
             addresses: addresses.remove(&link.index).unwrap_or_default(),
-            routers: routers(link.accept_ra, advertised.contains(&link.index)),
+            routers: routers(
+                link.accept_ra,
+                limited.contains(&link.index) || advertised.contains(&link.name),
+            ),
         };
         devices.insert(link.name, device);
     }
@@ -171,9 +174,9 @@ pub(crate) fn host(socket: &mut Socket) -> Result<Host, Error> {
     })
 }
 
-fn routers(accept_ra: Option<i32>, advertised: bool) -> Routers {
+fn routers(accept_ra: Option<i32>, heard_of: bool) -> Routers {
     match accept_ra {
-        Some(1) if advertised => Routers::HeardByHosts,
+        Some(1) if heard_of => Routers::HeardByHosts,
         Some(2) => Routers::Heard,
         Some(_) | None => Routers::Unheard,
     }

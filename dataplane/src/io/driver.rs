@@ -1,11 +1,18 @@
 //! One socket, all tables: list what is unknown, send the difference in order, name what was refused.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "io: the clock says how long a stranger's route has been seen"
+)]
+
 mod outbox;
 mod report;
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use model::Changes;
@@ -23,8 +30,8 @@ use crate::nexthop::{Nexthop, NexthopMode};
 use crate::plan::tunnels::device_names;
 use crate::plan::workload::{Missing, Setting};
 use crate::route::{Hop, Protocol};
-use crate::sysctl::{Ipv6Key, Sysctl};
-use crate::tables::{Desired, Retain, RouteChanges, Table, Tables};
+use crate::sysctl::Sysctl;
+use crate::tables::{Desired, Retain, RouteChanges, Stranger, Table, Tables};
 
 use outbox::{Act, Outbox};
 pub use report::{DriverError, Refused, Report};
@@ -65,6 +72,13 @@ pub struct Driver {
     /// Index and state of every device at the last listing.
     seen: BTreeMap<IfName, Seen>,
     links_stale: bool,
+    /// Routes that are not ours, as of the last listing of routes.
+    underlay: BTreeMap<IpNet, Hop>,
+    /// Devices over which an IPv6 router advertised a route, as of the same.
+    advertised: BTreeSet<IfName>,
+    strangers: strangers::Seen,
+    /// Settings that stood at the last look; looked at again when everything is.
+    written: BTreeMap<Sysctl, u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +112,10 @@ impl Driver {
             devices: Devices::default(),
             seen: BTreeMap::new(),
             links_stale: true,
+            underlay: BTreeMap::new(),
+            advertised: BTreeSet::new(),
+            strangers: strangers::Seen::default(),
+            written: BTreeMap::new(),
         })
     }
 
@@ -117,22 +135,21 @@ impl Driver {
     /// # Errors
     /// [`DriverError::List`].
     pub fn host(&mut self) -> Result<Host, DriverError> {
-        devices::host(&mut self.socket).map_err(|source| DriverError::List {
+        self.list_unknown()?;
+        devices::host(&mut self.socket, &self.advertised).map_err(|source| DriverError::List {
             table: Table::Links,
             source,
         })
     }
 
-    /// Routes of the host that are not ours and lead over a gateway, by destination; typically the default route.
+    /// Routes of the host that are not ours and lead over a gateway, by destination; typically the default route. Lists only what is
+    /// not known: the one listing of routes tells both.
     ///
     /// # Errors
     /// [`DriverError::List`].
     pub fn underlay(&mut self) -> Result<BTreeMap<IpNet, Hop>, DriverError> {
-        let failed = |table| move |source| DriverError::List { table, source };
-        let links = devices::list(&mut self.socket).map_err(failed(Table::Links))?;
-        let protocols = &self.config.route_protocols;
-        routes::underlay(&mut self.socket, &Devices::new(&links), protocols)
-            .map_err(failed(Table::Routes))
+        self.list_unknown()?;
+        Ok(self.underlay.clone())
     }
 
     /// Whether routes learnt by a former process are in the kernel.
@@ -152,7 +169,10 @@ impl Driver {
     /// Marks a table as changed by somebody: it is listed before the next change.
     pub fn forget(&mut self, table: Table) {
         match table {
-            Table::Links => self.links_stale = true,
+            Table::Links => {
+                self.links_stale = true;
+                self.written.clear();
+            }
             Table::Addresses | Table::Neighbours | Table::Fdb | Table::Nexthops | Table::Routes => {
                 self.tables.forget(table);
             }
@@ -303,17 +323,44 @@ impl Driver {
                 self.tables.learn_taken(found.taken);
                 self.tables.nexthops.learn(found.ours);
             }
-            Table::Routes => {
-                let protocols = &self.config.route_protocols;
-                let found = routes::list(
-                    &mut self.socket,
-                    &self.devices,
-                    protocols,
-                    present.into_keys(),
-                )?;
-                self.tables.routes.learn(found);
-            }
+            Table::Routes => self.list_routes(&present)?,
         }
+        Ok(())
+    }
+
+    /// Ours are those with our protocols, any on our tunnels, and on host ends what has no business there.
+    fn list_routes(&mut self, present: &BTreeMap<IfName, Tunnel>) -> Result<(), Error> {
+        let now = Instant::now();
+        let Self {
+            socket,
+            devices,
+            config,
+            tables,
+            strangers,
+            ..
+        } = self;
+        let found = routes::list(socket, devices, |listed| {
+            if config.route_protocols.contains(&listed.route.protocol)
+                || listed.is_over(|name| present.contains_key(name))
+            {
+                return true;
+            }
+            let host_end = listed
+                .device
+                .as_ref()
+                .filter(|name| tunnels::is_workload(name, &config.interface_prefixes));
+            let stranger =
+                host_end.map_or(Stranger::Stays, |name| tables.stranger(&listed.key, name));
+            match stranger {
+                Stranger::Stays => false,
+                Stranger::Goes => true,
+                Stranger::GoesAfterGrace => strangers.is_over(&listed.key, now),
+            }
+        })?;
+        self.strangers.listed();
+        self.underlay = found.underlay;
+        self.advertised = found.advertised;
+        self.tables.routes.learn(found.ours);
         Ok(())
     }
 
@@ -430,7 +477,10 @@ impl Driver {
 
     /// Writes what differs; a setting that cannot be written is named in the report. An uplink that would lose its routers keeps the
     /// host from forwarding IPv6.
-    fn write_settings(&self, settings: &BTreeMap<Sysctl, u32>, report: &mut Report) {
+    fn write_settings(&mut self, settings: &BTreeMap<Sysctl, u32>, report: &mut Report) {
+        if *settings == self.written {
+            return;
+        }
         let root = &self.config.sysctl_root;
         let wanted: Vec<_> = settings
             .iter()
@@ -440,8 +490,11 @@ impl Driver {
                 missing: Missing::Fails,
             })
             .collect();
-        let refused = netns::run_in(&self.namespace, || write_in_order(root, &wanted));
+        let refused = netns::run_in(&self.namespace, || root.write_in_order(&wanted));
         let refused = refused.unwrap_or_else(|error| vec![("sysctls".into(), error.to_string())]);
+        if refused.is_empty() {
+            self.written.clone_from(settings);
+        }
         let named = refused.into_iter().map(|(object, reason)| Refused {
             table: Table::Links,
             object,
@@ -450,27 +503,6 @@ impl Driver {
         });
         report.refused.extend(named);
     }
-}
-
-/// What could not be written, and why.
-fn write_in_order(root: &SysctlRoot, settings: &[Setting]) -> Vec<(String, String)> {
-    let mut refused = Vec::new();
-    let mut deaf = None;
-    for setting in settings {
-        let result = match (&setting.key, &deaf) {
-            (Sysctl::Ipv6AllForwarding, Some(device)) => Err(format!(
-                "left as it is, because {device} would lose its default router"
-            )),
-            _ => root.write(setting).map_err(|error| error.to_string()),
-        };
-        if let Err(reason) = result {
-            if let Sysctl::Ipv6Device(device, Ipv6Key::AcceptRa) = &setting.key {
-                deaf = Some(device.clone());
-            }
-            refused.push((format!("sysctl {}", setting.key), reason));
-        }
-    }
-    refused
 }
 
 /// Single objects, groups, routes; then away with routes, groups, single objects.

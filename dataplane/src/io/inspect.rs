@@ -1,6 +1,6 @@
 //! Looking at attached pods: for CHECK, for garbage collection and for adoption without a journal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
@@ -68,10 +68,12 @@ impl Workloads {
 fn standing(socket: &mut Socket, prefixes: &[String]) -> Result<Vec<Standing>, AttachError> {
     let links = devices::list(socket).map_err(at("list links".to_owned()))?;
     let devices = Devices::new(&links);
-    let protocols = BTreeSet::from([Protocol::PLANNED, CALICO_DEVICE_ROUTES]);
-    let routes = routes::list(socket, &devices, &protocols, std::iter::empty());
+    let protocols = [Protocol::PLANNED, CALICO_DEVICE_ROUTES];
+    let routes = routes::list(socket, &devices, |listed| {
+        protocols.contains(&listed.route.protocol)
+    });
     let mut by_device: BTreeMap<IfName, Vec<IpAddr>> = BTreeMap::new();
-    for (key, route) in routes.map_err(at("list routes".to_owned()))? {
+    for (key, route) in routes.map_err(at("list routes".to_owned()))?.ours {
         if let KernelTarget::Device(device) = route.target
             && key.prefix.prefix_len() == key.prefix.max_prefix_len()
         {

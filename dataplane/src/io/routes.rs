@@ -39,122 +39,81 @@ const HEADER: usize = 12;
 /// `struct rtnexthop`: length, flags, weight − 1, index.
 const NEXTHOP_HEADER: usize = 8;
 
-/// What the kernel is asked for.
-#[derive(Debug, Clone, Copy)]
-enum Filter {
-    Protocol(Protocol),
-    Device(u32),
-    None,
+/// One route of the main table.
+pub(crate) struct Listed {
+    pub(crate) key: RouteKey,
+    pub(crate) route: Route<KernelTarget>,
+    /// The device it names itself; none where next hops do.
+    pub(crate) device: Option<IfName>,
 }
 
-/// Routes with one of our protocols, and any route over our tunnels that is not the kernel's own.
+impl Listed {
+    /// Whether it leads over a device that `matches`.
+    pub(crate) fn is_over(&self, matches: impl Fn(&IfName) -> bool) -> bool {
+        let inline = match &self.route.target {
+            KernelTarget::Inline(group) => group.hops().any(|(hop, _)| matches(&hop.device)),
+            KernelTarget::Device(_)
+            | KernelTarget::Object(_)
+            | KernelTarget::Blackhole
+            | KernelTarget::Other => false,
+        };
+        inline || self.device.as_ref().is_some_and(matches)
+    }
+}
+
+/// The main table of both families, split into what `ours` takes and how the host reaches what lies beyond its links.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) ours: BTreeMap<RouteKey, Route<KernelTarget>>,
+    /// Other routes over a gateway, the one with the smallest metric per prefix.
+    pub(crate) underlay: BTreeMap<IpNet, Hop>,
+    /// Devices over which an IPv6 router advertised a route.
+    pub(crate) advertised: BTreeSet<IfName>,
+}
+
+/// Lists every route that is not the kernel's own. One dump per family, whatever it is asked for: the kernel walks the whole table
+/// for a filtered dump as well.
 pub(crate) fn list(
     socket: &mut Socket,
     devices: &Devices,
-    protocols: &BTreeSet<Protocol>,
-    tunnels: impl Iterator<Item = IfName>,
-) -> Result<BTreeMap<RouteKey, Route<KernelTarget>>, Error> {
-    let tunnels = tunnels
-        .filter_map(|name| devices.index(&name))
-        .map(Filter::Device);
-    let filters: Vec<_> = protocols
-        .iter()
-        .copied()
-        .map(Filter::Protocol)
-        .chain(tunnels)
-        .collect();
-    let mut found = BTreeMap::new();
+    mut ours: impl FnMut(&Listed) -> bool,
+) -> Result<Found, Error> {
+    let mut found = Found::default();
+    let mut metrics: BTreeMap<IpNet, u32> = BTreeMap::new();
     for family in [rtm::AF_INET, rtm::AF_INET6] {
-        for &filter in &filters {
-            let routes = dump(socket, devices, family, filter)?;
-            found.extend(
-                routes
-                    .into_iter()
-                    .filter(|(_, route)| route.protocol != Protocol::KERNEL),
-            );
+        for listed in dump(socket, devices, family)? {
+            if listed.route.protocol == Protocol::KERNEL {
+                continue;
+            }
+            if listed.route.protocol == Protocol::ROUTER {
+                found.advertised.extend(listed.device.clone());
+            }
+            if ours(&listed) {
+                found.ours.insert(listed.key, listed.route);
+                continue;
+            }
+            let KernelTarget::Inline(group) = &listed.route.target else {
+                continue;
+            };
+            let (prefix, metric) = (listed.key.prefix, listed.key.metric);
+            let better = metrics.get(&prefix).is_none_or(|least| metric < *least);
+            if let Some((hop, _)) = group.hops().next()
+                && better
+            {
+                metrics.insert(prefix, metric);
+                found.underlay.insert(prefix, hop.clone());
+            }
         }
     }
     Ok(found)
 }
 
-/// Routes over a gateway that carry none of our protocols, the one with the smallest metric per prefix: how the host reaches what
-/// lies beyond its links.
-pub(crate) fn underlay(
-    socket: &mut Socket,
-    devices: &Devices,
-    protocols: &BTreeSet<Protocol>,
-) -> Result<BTreeMap<IpNet, Hop>, Error> {
-    let mut found: BTreeMap<IpNet, (u32, Hop)> = BTreeMap::new();
-    for family in [rtm::AF_INET, rtm::AF_INET6] {
-        for (key, route) in dump(socket, devices, family, Filter::None)? {
-            let KernelTarget::Inline(group) = &route.target else {
-                continue;
-            };
-            let Some((hop, _)) = group.hops().next() else {
-                continue;
-            };
-            let better = found
-                .get(&key.prefix)
-                .is_none_or(|(metric, _)| key.metric < *metric);
-            if better && !protocols.contains(&route.protocol) {
-                found.insert(key.prefix, (key.metric, hop.clone()));
-            }
-        }
-    }
-    Ok(found
-        .into_iter()
-        .map(|(prefix, (_, hop))| (prefix, hop))
-        .collect())
-}
-
-/// Indexes of devices over which a router advertised a route.
-pub(crate) fn devices_of_router_routes(socket: &mut Socket) -> Result<BTreeSet<u32>, Error> {
+fn dump(socket: &mut Socket, devices: &Devices, family: u8) -> Result<Vec<Listed>, Error> {
     let listed = socket.dump(
         rtm::GETROUTE,
         |enc| {
-            enc.raw(&[
-                rtm::AF_INET6,
-                0,
-                0,
-                0,
-                0,
-                Protocol::ROUTER.0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-            ]);
+            enc.raw(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             enc.put_u32(RTA_TABLE, TABLE_MAIN);
-        },
-        |message| {
-            attr::parse(message.body.get(HEADER..)?)
-                .find(RTA_OIF)?
-                .u32()
-        },
-    );
-    Ok(rtm::no_such_table_is_empty(listed)?.into_iter().collect())
-}
-
-fn dump(
-    socket: &mut Socket,
-    devices: &Devices,
-    family: u8,
-    filter: Filter,
-) -> Result<Vec<(RouteKey, Route<KernelTarget>)>, Error> {
-    let listed = socket.dump(
-        rtm::GETROUTE,
-        |enc| {
-            let protocol = match filter {
-                Filter::Protocol(Protocol(number)) => number,
-                Filter::Device(_) | Filter::None => 0,
-            };
-            enc.raw(&[family, 0, 0, 0, 0, protocol, 0, 0, 0, 0, 0, 0]);
-            enc.put_u32(RTA_TABLE, TABLE_MAIN);
-            if let Filter::Device(index) = filter {
-                enc.put_u32(RTA_OIF, index);
-            }
         },
         |message| parse(message, devices),
     );
@@ -297,7 +256,7 @@ struct Attributes {
     paths: Option<KernelTarget>,
 }
 
-fn parse(message: Message<'_>, devices: &Devices) -> Option<(RouteKey, Route<KernelTarget>)> {
+fn parse(message: Message<'_>, devices: &Devices) -> Option<Listed> {
     let &[
         family,
         length,
@@ -332,7 +291,11 @@ fn parse(message: Message<'_>, devices: &Devices) -> Option<(RouteKey, Route<Ker
         source: attributes.source,
         mtu: attributes.mtu,
     };
-    Some((key, route))
+    Some(Listed {
+        key,
+        route,
+        device: attributes.device.map(|index| devices.name(index)),
+    })
 }
 
 fn read(row: attr::Attributes<'_>, devices: &Devices) -> Attributes {

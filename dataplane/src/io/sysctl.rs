@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use netlink::netns::{self, NetnsError};
 
 use crate::plan::workload::{Missing, Setting};
-use crate::sysctl::Sysctl;
+use crate::sysctl::{Ipv6Key, Sysctl};
 
 /// The directory that holds a writable `net`.
 ///
@@ -84,6 +84,28 @@ impl SysctlRoot {
         netns::run_in(namespace, || {
             settings.iter().try_for_each(|setting| self.write(setting))
         })?
+    }
+
+    /// Writes settings of the host in the calling thread's namespace, in the order given; returns what could not be written, and why.
+    /// An uplink that would lose its routers keeps the host from forwarding IPv6.
+    pub(crate) fn write_in_order(&self, settings: &[Setting]) -> Vec<(String, String)> {
+        let mut refused = Vec::new();
+        let mut deaf = None;
+        for setting in settings {
+            let result = match (&setting.key, &deaf) {
+                (Sysctl::Ipv6AllForwarding, Some(device)) => Err(format!(
+                    "left as it is, because {device} would lose its default router"
+                )),
+                _ => self.write(setting).map_err(|error| error.to_string()),
+            };
+            if let Err(reason) = result {
+                if let Sysctl::Ipv6Device(device, Ipv6Key::AcceptRa) = &setting.key {
+                    deaf = Some(device.clone());
+                }
+                refused.push((format!("sysctl {}", setting.key), reason));
+            }
+        }
+        refused
     }
 
     fn write_value(&self, key: &Sysctl, value: u32) -> io::Result<()> {

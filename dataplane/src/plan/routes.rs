@@ -60,23 +60,36 @@ pub struct Merged {
 }
 
 /// Merges planned with learnt candidates. Of equal rank the first wins, planned ones first.
-pub fn merge(planned: Candidates, learnt: Candidates) -> Merged {
-    let mut all = planned;
-    for (key, more) in learnt {
-        all.entry(key).or_default().extend(more);
-    }
+pub fn merge(planned: &Candidates, learnt: &Candidates) -> Merged {
     let mut merged = Merged::default();
-    for (key, mut candidates) in all {
-        candidates.sort_by_key(|candidate| candidate.rank);
-        let Some(best) = candidates.first() else {
-            continue;
-        };
-        merged.chosen.insert(key.clone(), best.route.clone());
-        if candidates.len() > 1 {
-            merged.contested.insert(key, candidates);
+    for (key, candidates) in planned {
+        let more = learnt.get(key).map_or(&[][..], Vec::as_slice);
+        merged.choose(key, candidates.iter().chain(more));
+    }
+    for (key, candidates) in learnt {
+        if !planned.contains_key(key) {
+            merged.choose(key, candidates.iter());
         }
     }
     merged
+}
+
+impl Merged {
+    fn choose<'a>(
+        &mut self,
+        key: &RouteKey,
+        candidates: impl Iterator<Item = &'a Candidate> + Clone,
+    ) {
+        let Some(best) = candidates.clone().min_by_key(|candidate| candidate.rank) else {
+            return;
+        };
+        self.chosen.insert(key.clone(), best.route.clone());
+        if candidates.clone().nth(1).is_some() {
+            let mut all: Vec<_> = candidates.cloned().collect();
+            all.sort_by_key(|candidate| candidate.rank);
+            self.contested.insert(key.clone(), all);
+        }
+    }
 }
 
 /// Plans every route that does not come from BGP.

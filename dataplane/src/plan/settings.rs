@@ -9,6 +9,7 @@ use regex::Regex;
 
 use crate::link::IfName;
 use crate::route::Protocol;
+use crate::tables::Strangers;
 
 /// Calico's VXLAN network identifier.
 pub const DEFAULT_VNI: u32 = 4096;
@@ -64,6 +65,8 @@ pub struct Settings {
     pub mtu_pattern: Regex,
     /// Protocol of planned routes.
     pub route_protocol: Protocol,
+    /// What becomes of routes on host ends that nobody here put there.
+    pub strangers: Strangers,
     /// Metric of routes to pods, IPv4.
     pub priority_v4: u32,
     /// Metric of routes to pods, IPv6.
@@ -123,6 +126,11 @@ impl Settings {
             ],
             mtu_pattern: bad.pattern(spec.mtu_iface_pattern.as_deref()),
             route_protocol: bad.protocol(spec.device_route_protocol),
+            strangers: if spec.remove_external_routes == Some(false) {
+                Strangers::Keep
+            } else {
+                Strangers::Remove
+            },
             priority_v4: spec.ipv4_normal_route_priority.unwrap_or(DEFAULT_PRIORITY),
             priority_v6: spec.ipv6_normal_route_priority.unwrap_or(DEFAULT_PRIORITY),
             device_source_v4: bad.parse(

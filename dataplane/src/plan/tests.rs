@@ -356,7 +356,7 @@ fn the_better_rank_wins_a_key_and_the_loser_is_remembered() {
             candidate(Rank::NoEncap, "3.3.3.3"),
         ],
     )]);
-    let merged = routes::merge(planned, learnt);
+    let merged = routes::merge(&planned, &learnt);
     assert_eq!(merged.chosen[&key].target, hop("3.3.3.3", "eth0"));
     let ranks: Vec<_> = merged.contested[&key].iter().map(|c| c.rank).collect();
     assert_eq!(ranks, [Rank::NoEncap, Rank::OtherBgp, Rank::Blackhole]);

@@ -64,6 +64,14 @@ impl Racks {
         reaches(&udp(&self.a1), &udp(&self.b1))
     }
 
+    /// Changes what the uplinks carry, at both ends.
+    pub(crate) fn set_mtu(&self, mtu: u32) {
+        for (machine, port) in [(&self.a1, "p1"), (&self.b1, "p2")] {
+            machine.host.ip(&format!("link set eth0 mtu {mtu}"));
+            self.router.ip(&format!("link set {port} mtu {mtu}"));
+        }
+    }
+
     /// Full packets both ways.
     pub(crate) fn transfer(&self, family: usize) {
         let address: IpAddr = self.b1.addresses[family].parse().unwrap();

@@ -94,6 +94,35 @@ async fn the_mode_of_a_pool_is_switched_live() {
 }
 
 #[tokio::test]
+async fn sizes_follow_the_uplink_live() {
+    let mut racks = Racks::new().await;
+    let both = [
+        pool("default", "10.244.0.0/16", Always, true),
+        pool("six", "fd00:10::/64", Always, true),
+    ];
+    racks.apply(&both);
+    for (uplink, four, six) in [(1400, 1350, 1330), (1500, 1450, 1430)] {
+        racks.set_mtu(uplink);
+        racks.apply(&both);
+        for (device, route, mtu) in [
+            ("vxlan.calico", "route show 10.244.3.0/26", four),
+            ("vxlan-v6.calico", "-6 route show fd00:10::300/122", six),
+        ] {
+            let mtu = format!("mtu {mtu}");
+            let link = racks.a1.host.ip(&format!("link show {device}"));
+            assert!(link.contains(&mtu), "{mtu}: {link}");
+            let route = racks.a1.host.ip(route);
+            assert!(route.contains(&mtu), "{mtu}: {route}");
+        }
+        // Pods keep the size they were given; what is too large for the way is told to them.
+        racks.transfer(0);
+        racks.transfer(1);
+        let (one, two) = racks.apply(&both);
+        assert_eq!((one.sent, two.sent), (0, 0));
+    }
+}
+
+#[tokio::test]
 async fn what_somebody_breaks_is_put_back() {
     let mut racks = Racks::new().await;
     racks.apply(&pools(Always));

@@ -11,7 +11,7 @@ use dataplane::io::{
 use dataplane::link::{Mac, WorkloadLink};
 use dataplane::plan::workload::{Attachment, DefaultRoute, Forwarding, Recipe, SandboxStep, plan};
 use dataplane::route::{Protocol, Route, RouteKey, Target};
-use dataplane::{Desired, NeighbourKey, Retain};
+use dataplane::{Desired, NeighbourKey, Retain, Strangers, Table};
 
 fn recipe(host: &str, addresses: &[&str]) -> Recipe {
     plan(&Attachment {
@@ -415,6 +415,49 @@ async fn settings_reach_another_namespace_through_a_mount_elsewhere() {
     );
     assert_eq!(host.read("/proc/sys/net/ipv6/conf/cali1/accept_ra"), "0");
     nix::mount::umount(&net).unwrap();
+}
+
+#[tokio::test]
+async fn routes_of_a_former_network_leave_host_ends() {
+    let host = forwarding_host();
+    let workloads = Workloads::open_in(host.fd(), SysctlRoot::default()).unwrap();
+    let pod = Ns::new();
+    let attached = workloads
+        .attach(recipe("cali1", &["10.244.1.1", "fd00:1::1"]), pod.fd())
+        .await
+        .unwrap();
+    let mut driver = Driver::open_in(&host.fd, Config::default()).unwrap();
+    let wanted = |strangers| Desired {
+        strangers,
+        ..desired(&[(&attached, &["10.244.1.1", "fd00:1::1"])])
+    };
+    driver
+        .apply(wanted(Strangers::Keep), Retain::NOTHING)
+        .unwrap();
+    // As another network made them: the same pod under another metric, and one that nothing here explains.
+    host.ip("route add 10.244.1.1 dev cali1 scope link proto 3");
+    host.ip("-6 route add fd00:1::1 dev cali1 metric 512 proto 3");
+    host.ip("route add 192.0.2.0/24 dev cali1 scope link proto static");
+    let mut again = |strangers, retain| {
+        driver.forget(Table::Routes);
+        let report = driver.apply(wanted(strangers), retain).unwrap();
+        assert_eq!(report.refused, []);
+        report.sent
+    };
+    assert_eq!(again(Strangers::Keep, Retain::NOTHING), 0);
+    assert_eq!(again(Strangers::Remove, Retain::EVERYTHING), 0);
+    assert_eq!(again(Strangers::Remove, Retain::NOTHING), 2);
+    let four = host.ip("route show 10.244.1.1");
+    assert!(
+        four.contains("proto 80") && four.lines().count() == 1,
+        "{four}"
+    );
+    let six = host.ip("-6 route show fd00:1::1");
+    assert!(
+        six.contains("proto 80") && six.lines().count() == 1,
+        "{six}"
+    );
+    assert!(host.ip("route").contains("192.0.2.0/24"), "its grace runs");
 }
 
 #[tokio::test]
