@@ -56,7 +56,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cni_plugin::rpc::Reply;
-use cni_plugin::spec::{Families, StatusMode};
+use cni_plugin::spec::StatusMode;
 use cni_plugin::spool;
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -282,10 +282,6 @@ impl Drop for Guard {
 
 /// Writes what STATUS says, once this daemon knows; until then what the last one said grows old by itself.
 async fn beat(server: Arc<Server>, mut sync: watch::Receiver<SyncState>) {
-    let families = Families {
-        ipv4: true,
-        ipv6: false,
-    };
     if sync.wait_for(|state| state.in_sync).await.is_err() {
         return;
     }
@@ -293,7 +289,7 @@ async fn beat(server: Arc<Server>, mut sync: watch::Receiver<SyncState>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let reply = match server.status(StatusMode::Guarded, families).await {
+        let reply = match server.status(StatusMode::Guarded, None).await {
             Ok(()) => Reply::success(Vec::new()),
             Err(failure) => Reply::failure(&failure),
         };

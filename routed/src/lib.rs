@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod cni;
 pub mod controller;
+pub mod families;
 pub mod fib;
 pub mod flows;
 pub mod health;

@@ -2,7 +2,7 @@
 //!
 //! Bounded cardinality: labels are kinds, domains, verbs, codes and this node's own peers, never pods or prefixes.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -170,7 +170,7 @@ pub async fn serve(
         let address = *wanted.borrow_and_update();
         let mut next = tokio::task::JoinSet::new();
         if let Some(address) = address {
-            match tokio::net::TcpListener::bind(address).await {
+            match listen(address).await {
                 Ok(listener) => {
                     let router = Router::new()
                         .route("/metrics", get(scrape))
@@ -189,6 +189,22 @@ pub async fn serve(
             Some(ended) = serving.join_next() => tracing::error!(?ended, "metrics listener ended"),
         }
     }
+}
+
+/// Binds; where `[::]` is asked for and the host has no IPv6 at all, `0.0.0.0`.
+async fn listen(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    let bound = tokio::net::TcpListener::bind(address).await;
+    match bound {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && !in_use(&error) => {
+            let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            tokio::net::TcpListener::bind(any).await.or(Err(error))
+        }
+        bound => bound,
+    }
+}
+
+fn in_use(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AddrInUse
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> Response {

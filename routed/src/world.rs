@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cni_plugin::spec::Families;
 use model::{AttachmentId, Event, LocalEndpoint, Namespace, NodeName, Pod, PodRef};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -89,6 +90,8 @@ pub struct CniSettings {
     pub node: NodeName,
     /// First entry of `interfacePrefix`: begins the names of host ends.
     pub interface_prefix: String,
+    /// Families of pods whose network configuration names none.
+    pub families: Families,
     /// MTU of pod interfaces, from the uplink and the encapsulations in use; 0 until known.
     pub mtu: u32,
     /// Whether containers may forward packets, unless their configuration says otherwise.

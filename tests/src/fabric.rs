@@ -363,7 +363,7 @@ fn route_for(rack: &Rack, router: &Machine, families: Families) -> Result<()> {
     router.ip(&batch)
 }
 
-/// A router's end of the spine link, which is 10.0.0.0/31 and fd00:10::/127: 0 in the first rack, 1 in the second.
+/// A router's end of the spine link, which is 10.0.0.0/31 and `fd00:10::/127`: 0 in the first rack, 1 in the second.
 pub(crate) fn spine_end(rack: u8, family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 0, 0, rack).into(),

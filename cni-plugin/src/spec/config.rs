@@ -64,8 +64,8 @@ pub struct Config {
     pub name: String,
     /// `mtu`; `None` when absent or 0: the daemon's.
     pub mtu: Option<u32>,
-    /// Families wanted.
-    pub families: Families,
+    /// Families wanted; `None` when nothing is said: those of the cluster, which the daemon knows.
+    pub families: Option<Families>,
     /// `ipam.ipv4_pools`: names or CIDRs, in the user's order.
     pub ipv4_pools: Vec<String>,
     /// `ipam.ipv6_pools`.
@@ -224,24 +224,28 @@ fn check_chain(verb: Verb, previous: Option<&Outcome>) -> Result<(), Failure> {
     }
 }
 
-/// Calico writes these two as strings, people write booleans.
-fn families(ipam: &Map<String, Value>) -> Result<Families, Failure> {
-    let wanted = |key: &str, absent: bool| match ipam.get(key) {
-        None | Some(Value::Null) => Ok(absent),
-        Some(Value::Bool(wanted)) => Ok(*wanted),
-        Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(true),
-        Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(false),
+/// Calico writes these two as strings, people write booleans. Who says one of them gets Calico's value for the other.
+fn families(ipam: &Map<String, Value>) -> Result<Option<Families>, Failure> {
+    let wanted = |key: &str| match ipam.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(wanted)) => Ok(Some(*wanted)),
+        Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(Some(true)),
+        Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
         Some(other) => Err(wrong(
             &format!("ipam.{key}"),
             format!("{other} is neither true nor false"),
         )),
     };
+    let (ipv4, ipv6) = (wanted("assign_ipv4")?, wanted("assign_ipv6")?);
+    if ipv4.is_none() && ipv6.is_none() {
+        return Ok(None);
+    }
     let families = Families {
-        ipv4: wanted("assign_ipv4", true)?,
-        ipv6: wanted("assign_ipv6", false)?,
+        ipv4: ipv4.unwrap_or(true),
+        ipv6: ipv6.unwrap_or(false),
     };
     if families.ipv4 || families.ipv6 {
-        return Ok(families);
+        return Ok(Some(families));
     }
     Err(wrong(
         "ipam.assign_ipv4",
@@ -384,10 +388,10 @@ mod tests {
         assert_eq!(config.mtu, None);
         assert_eq!(
             config.families,
-            Families {
+            Some(Families {
                 ipv4: true,
                 ipv6: true
-            }
+            })
         );
         assert_eq!(config.ipv4_pools, ["a", "10.0.0.0/16"]);
         assert!(config.forwarding);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ::ipam::Time;
 use ::ipam::handle::{self, Attributes};
-use cni_plugin::spec::{Code, Failure};
+use cni_plugin::spec::{Code, Failure, Families};
 use model::{AttachmentId, NodeName, PodRef};
 
 use super::call::Call;
@@ -32,11 +32,17 @@ pub(super) struct Owner<'a> {
     pub(super) supersedes: BTreeSet<String>,
 }
 
-/// Puts the request together.
+/// Puts the request together; `cluster` are the families of a configuration that names none.
 ///
 /// # Errors
 /// Code 104 naming the annotation that cannot be read or met.
-pub(super) fn ask(call: &Call, view: Option<&PodView>, owner: Owner<'_>) -> Result<Ask, Failure> {
+pub(super) fn ask(
+    call: &Call,
+    view: Option<&PodView>,
+    cluster: Families,
+    owner: Owner<'_>,
+) -> Result<Ask, Failure> {
+    let families = call.config.families.unwrap_or(cluster);
     if annotation(view, WITHOUT_IPAM).is_some() {
         return Err(refused(
             WITHOUT_IPAM,
@@ -57,11 +63,8 @@ pub(super) fn ask(call: &Call, view: Option<&PodView>, owner: Owner<'_>) -> Resu
             .collect::<Result<_, _>>()?;
     }
     for (wanted, is_family) in [
-        (
-            call.config.families.ipv4,
-            IpAddr::is_ipv4 as fn(&IpAddr) -> bool,
-        ),
-        (call.config.families.ipv6, IpAddr::is_ipv6),
+        (families.ipv4, IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
+        (families.ipv6, IpAddr::is_ipv6),
     ] {
         let count = requested
             .iter()
@@ -79,7 +82,7 @@ pub(super) fn ask(call: &Call, view: Option<&PodView>, owner: Owner<'_>) -> Resu
     }
     Ok(Ask {
         handle: owner.handle,
-        families: call.config.families,
+        families,
         ipv4_pools: list(annotation(view, IPV4_POOLS), IPV4_POOLS)?
             .unwrap_or_else(|| call.config.ipv4_pools.clone()),
         ipv6_pools: list(annotation(view, IPV6_POOLS), IPV6_POOLS)?

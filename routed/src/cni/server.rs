@@ -183,11 +183,16 @@ impl Server {
         drop(turn);
     }
 
-    /// STATUS, for a runtime or for the heartbeat.
+    /// STATUS, for a runtime or for the heartbeat. `families`: those of the cluster unless said.
     ///
     /// # Errors
     /// 50 or 51.
-    pub(super) async fn status(&self, mode: StatusMode, families: Families) -> Result<(), Failure> {
+    pub(super) async fn status(
+        &self,
+        mode: StatusMode,
+        families: Option<Families>,
+    ) -> Result<(), Failure> {
+        let families = families.unwrap_or_else(|| self.rooms.cluster.settings().families);
         let sync = self.rooms.cluster.sync();
         let assignable = if sync.in_sync {
             self.rooms.addresses.serviceable(families).await

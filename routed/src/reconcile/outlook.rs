@@ -1,7 +1,7 @@
 //! What the rest of the daemon learns from the World: settings for new pods, facts for the Node object, wishes for the speaker.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use dataplane::plan::pools::Pools;
@@ -14,8 +14,8 @@ use crate::kube::secrets::{Passwords, SecretKey};
 use crate::log::LogFilter;
 use crate::peering::{self, Inputs, Wanted};
 use crate::tunnel::TunnelsWanted;
-use crate::uplink;
 use crate::world::{CniSettings, Picture, SyncState};
+use crate::{families, uplink};
 
 /// Port of metrics unless configured.
 const METRICS_PORT: u16 = 9091;
@@ -132,6 +132,7 @@ impl Outlook {
         let settings = CniSettings {
             node: world.this_node_name().clone(),
             interface_prefix: kernel.interface_prefix().to_owned(),
+            families: families::of_pods(world),
             mtu: kernel.pod_mtu(),
             ip_forwarding: false,
         };
@@ -202,7 +203,8 @@ fn metrics_address(felix: &api::FelixConfigurationSpec) -> Option<SocketAddr> {
         return None;
     }
     let host = felix.prometheus_metrics_host.as_deref().unwrap_or_default();
-    let address: IpAddr = host.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    // All addresses of both families.
+    let address: IpAddr = host.parse().unwrap_or(Ipv6Addr::UNSPECIFIED.into());
     let port = felix.prometheus_metrics_port.unwrap_or(METRICS_PORT);
     Some(SocketAddr::new(address, port))
 }
@@ -212,6 +214,7 @@ pub fn unknown_settings(node: NodeName) -> CniSettings {
     CniSettings {
         node,
         interface_prefix: INTERFACE_PREFIX.to_owned(),
+        families: families::UNKNOWN,
         mtu: 0,
         ip_forwarding: false,
     }

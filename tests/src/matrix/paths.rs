@@ -351,38 +351,32 @@ pub struct Outcome {
     pub seen: BTreeSet<Wrap>,
 }
 
-/// Dials all cells, those of one start at once, and records the links meanwhile.
+/// Dials all cells, those of one node at once, and records that node's link meanwhile: one node after the other, or the link would
+/// carry what others dial as well.
 ///
 /// # Errors
 /// A link cannot be recorded or `probe` cannot be run; a path that does not work is an outcome, no error.
 pub fn measure(bed: &impl Bed, cells: &[Cell]) -> Result<Vec<Outcome>> {
     let places: BTreeSet<&Place> = cells.iter().map(|cell| &cell.from).collect();
-    let places: Vec<&Place> = places.into_iter().collect();
     let nodes: BTreeSet<&str> = places.iter().map(|place| place.node()).collect();
-    let recordings: Vec<(&str, Finish)> = nodes
-        .into_iter()
-        .map(|node| Ok((node, bed.record(node)?)))
-        .collect::<Result<_>>()?;
-    let answers = wait::together(&places, |place| dial(bed, place, cells))?;
-    let mut recorded = Vec::new();
-    for (node, finish) in recordings {
-        recorded.push((node, finish()?));
-    }
     let mut outcomes = Vec::new();
-    for (cell, answers) in answers.into_iter().flatten() {
-        let packets = recorded
+    for node in nodes {
+        let places: Vec<&Place> = places
             .iter()
-            .filter(|(node, _)| *node == cell.from.node())
-            .flat_map(|(_, packets)| packets);
-        let seen = packets
-            .filter(|packet| cell.carries(packet))
-            .map(|packet| packet.wrap)
+            .copied()
+            .filter(|place| place.node() == node)
             .collect();
-        outcomes.push(Outcome {
-            cell,
-            answers,
-            seen,
-        });
+        let finish = bed.record(node)?;
+        let answers = wait::together(&places, |place| dial(bed, place, cells))?;
+        let packets = finish()?;
+        for (cell, answers) in answers.into_iter().flatten() {
+            let seen = packets.iter().filter(|packet| cell.carries(packet));
+            outcomes.push(Outcome {
+                seen: seen.map(|packet| packet.wrap).collect(),
+                cell,
+                answers,
+            });
+        }
     }
     Ok(outcomes)
 }

@@ -277,7 +277,7 @@ impl Server {
             now: Time::from_nanos(clock::unix_nanos()),
             supersedes: self.older_handles(&work.record),
         };
-        let ask = ask::ask(call, view, owner)?;
+        let ask = ask::ask(call, view, settings.families, owner)?;
         self.enter(work, Reached::Noted)?;
 
         work.reached = Reached::Asked;

@@ -413,6 +413,10 @@ impl Cluster for Fakes {
         CniSettings {
             node: "n1".into(),
             interface_prefix: "cali".into(),
+            families: Families {
+                ipv4: true,
+                ipv6: false,
+            },
             mtu: self.state().mtu,
             ip_forwarding: false,
         }
