@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn flags_name_the_first_family_first() {
-        let list = |families: Families| families.list(|family| family.flag());
+        let list = |families: Families| families.list(Family::flag);
         assert_eq!(
             [Families::Ipv4, Families::Ipv6, Families::Dual].map(list),
             ["-4", "-6", "-4,-6"]

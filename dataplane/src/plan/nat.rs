@@ -14,7 +14,8 @@ use super::tunnels::Tunnels;
 pub fn plan(world: &World, settings: &Settings, pools: &Pools, tunnels: &Tunnels) -> NatFacts {
     let vxlan = Family::BOTH
         .into_iter()
-        .any(|family| pools.uses_vxlan(family));
+        .any(|family| pools.uses_vxlan(family))
+        || tunnels.vxlan.any();
     let hosts: BTreeSet<IpAddr> = world
         .nodes()
         .values()

@@ -174,6 +174,30 @@ fn a_pool_that_stops_encapsulating_takes_the_device_away() {
 }
 
 #[test]
+fn a_device_nobody_needs_is_kept_while_others_may_still_send_through_it() {
+    let tunnel = name("vxlan.calico");
+    let mut host = host();
+    host.devices.insert(tunnel.clone(), Device::default());
+    let planned = |events: &[Event]| {
+        let world = world("a1", events.to_vec());
+        plan(&world, &host, &Settings::new(Bgp::On))
+    };
+    let mut events = cluster(Always);
+    events.push(pool("default", "10.244.0.0/16", Never, true));
+    events.push(node("a1", "10.1.0.11/24", None));
+    events.push(node("a2", "10.1.0.12/24", None));
+    let switching = planned(&events);
+    assert!(switching.desired.tunnels.contains_key(&tunnel));
+    assert!(switching.desired.addresses.is_empty() && switching.desired.fdb.is_empty());
+    assert_eq!(target(&switching, "10.244.3.0/26"), None, "nothing is sent");
+    assert_eq!(switching.nat.vxlan_port, Some(4789), "what comes is let in");
+    events.push(node("b1", "10.2.0.11/24", None));
+    let switched = planned(&events);
+    assert!(switched.desired.tunnels.is_empty());
+    assert_eq!(switched.nat.vxlan_port, None);
+}
+
+#[test]
 fn only_confirmed_blocks_of_this_node_are_blackholes_and_never_single_addresses() {
     let mut events = cluster(Never);
     events.push(affinity("10.244.9.0/26", "a1", "pending"));

@@ -68,10 +68,16 @@ pub struct Overlay {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vteps {
     overlays: BTreeMap<Family, Overlay>,
+    /// Devices no pool needs any more, kept to hear nodes that still send through the tunnel.
+    hearing: BTreeMap<IfName, Tunnel>,
 }
 
 impl Vteps {
     /// Reads who is where. A family without VXLAN pool, without node address or without tunnel address has no tunnel.
+    ///
+    /// When the last VXLAN pool goes, nodes change their routes one after the other, each at its own moment. The device there is
+    /// stays until no other node publishes a tunnel address: a node takes its own back after it has changed its routes, so nobody
+    /// sends into a tunnel that has lost its end.
     pub fn read(
         world: &World,
         host: &Host,
@@ -80,11 +86,21 @@ impl Vteps {
         mtus: &Mtus,
     ) -> (Self, Vec<Finding>) {
         let mut overlays = BTreeMap::new();
+        let mut hearing = BTreeMap::new();
         let mut findings = Vec::new();
         for family in Family::BOTH {
-            let wanted = pools.uses_vxlan(family) && (!family.is_v6() || settings.ipv6);
             // What the kernel lacks is told once per pool.
-            if !wanted || host.lacks.vxlan.is_some() {
+            if (family.is_v6() && !settings.ipv6) || host.lacks.vxlan.is_some() {
+                continue;
+            }
+            if !pools.uses_vxlan(family) {
+                let still = host.devices.contains_key(&device_name(family));
+                if still
+                    && others_publish(world, family)
+                    && let Ok((tunnel, _)) = device(world, host, settings, mtus, family)
+                {
+                    hearing.insert(device_name(family), tunnel);
+                }
                 continue;
             }
             match own(world, host, settings, mtus, family) {
@@ -102,7 +118,12 @@ impl Vteps {
                 Err(finding) => findings.push(finding),
             }
         }
-        (Self { overlays }, findings)
+        (Self { overlays, hearing }, findings)
+    }
+
+    /// Whether packets may come through a tunnel, also one that is only heard.
+    pub fn any(&self) -> bool {
+        !self.overlays.is_empty() || !self.hearing.is_empty()
     }
 
     /// The tunnel of a family.
@@ -112,6 +133,7 @@ impl Vteps {
 
     /// Adds device, address, neighbours and forwarding entries of every tunnel.
     pub(super) fn add_to(&self, desired: &mut Desired) {
+        desired.tunnels.extend(self.hearing.clone());
         for overlay in self.overlays.values() {
             desired
                 .tunnels
@@ -153,14 +175,26 @@ fn own(
     mtus: &Mtus,
     family: Family,
 ) -> Result<(Tunnel, IpAddr), Finding> {
+    let (tunnel, node) = device(world, host, settings, mtus, family)?;
+    let address = tunnel_address(node, family).ok_or(Finding::NoOwnTunnelAddress {
+        device: device_name(family),
+    })?;
+    Ok((tunnel, address))
+}
+
+/// This node's device, and this node.
+fn device<'a>(
+    world: &'a World,
+    host: &Host,
+    settings: &Settings,
+    mtus: &Mtus,
+    family: Family,
+) -> Result<(Tunnel, &'a Node), Finding> {
     let version = family.version();
     let node = world.this_node().ok_or(Finding::NoOwnAddress { version })?;
     let local = node
         .address(family.is_v6())
         .ok_or(Finding::NoOwnAddress { version })?;
-    let address = tunnel_address(node, family).ok_or(Finding::NoOwnTunnelAddress {
-        device: device_name(family),
-    })?;
     let (parent, _) = host
         .carrier_of(local)
         .ok_or(Finding::NoParent { address: local })?;
@@ -181,7 +215,15 @@ fn own(
         up: true,
         marked: true,
     };
-    Ok((tunnel, address))
+    Ok((tunnel, node))
+}
+
+fn others_publish(world: &World, family: Family) -> bool {
+    let mut others = world
+        .nodes()
+        .iter()
+        .filter(|(name, _)| *name != world.this_node_name());
+    others.any(|(_, node)| tunnel_address(node, family).is_some())
 }
 
 /// Other nodes with everything a tunnel needs. Nobody is guessed: what is incomplete is left out, and the routes say why.

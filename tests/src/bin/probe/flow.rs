@@ -162,9 +162,12 @@ fn receive(pace: Pace, mut next: impl FnMut(&mut [u8]) -> std::io::Result<()>) -
             None => count.error = Some(format!("receive: unknown number {number}")),
         }
     }
-    // The silence that lasted until the end of the pace counts as well.
+    // The silence that lasted until the end of the pace counts as well; the time given to the last answers does not.
     if count.received < total {
-        count.longest_gap = count.longest_gap.max(last.elapsed().min(until));
+        let paced = Duration::from_secs(pace.seconds);
+        count.longest_gap = count
+            .longest_gap
+            .max(paced.saturating_sub(last.duration_since(start)));
     }
     count
 }
