@@ -75,10 +75,10 @@ mod tests {
             addresses,
         );
         world.apply(Event::upsert(node));
-        for (cidr, disabled) in pools {
+        for (place, (cidr, disabled)) in pools.iter().enumerate() {
             let pool: IPPool = serde_json::from_value(json!({
                 "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
-                "metadata": { "name": format!("pool-{}", cidr.len()) },
+                "metadata": { "name": format!("pool-{place}") },
                 "spec": { "cidr": cidr, "disabled": disabled },
             }))
             .unwrap();
