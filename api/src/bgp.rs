@@ -86,8 +86,8 @@ text_enum! {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.nodeMeshPassword) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled").message("nodeMeshPassword cannot be set when nodeToNodeMeshEnabled is false").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.nodeMeshMaxRestartTime) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled").message("nodeMeshMaxRestartTime cannot be set when nodeToNodeMeshEnabled is false").reason(Reason::FieldValueForbidden)
+    validation = Rule::new("!has(self.nodeMeshPassword) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled").message("nodeMeshPassword cannot be set when nodeToNodeMeshEnabled is false").reason(Reason::FieldValueForbidden).field_path(".nodeMeshPassword"),
+    validation = Rule::new("!has(self.nodeMeshMaxRestartTime) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled").message("nodeMeshMaxRestartTime cannot be set when nodeToNodeMeshEnabled is false").reason(Reason::FieldValueForbidden).field_path(".nodeMeshMaxRestartTime")
 )]
 pub struct BGPConfigurationSpec {
     /// How much the daemon logs about BGP; absent means Info.
@@ -333,14 +333,17 @@ pub struct SecretKeyRef {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.node) || size(self.node) == 0 || !has(self.nodeSelector) || size(self.nodeSelector) == 0").message("node and nodeSelector cannot both be set").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.peerIP) || size(self.peerIP) == 0 || !has(self.peerSelector) || size(self.peerSelector) == 0").message("peerIP and peerSelector cannot both be set").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.peerSelector) || size(self.peerSelector) == 0 || !has(self.asNumber) || self.asNumber == 0").message("asNumber must be empty when peerSelector is set").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || !has(self.peerIP) || size(self.peerIP) == 0").message("peerIP must be empty when localWorkloadSelector is set").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || !has(self.peerSelector) || size(self.peerSelector) == 0").message("peerSelector must be empty when localWorkloadSelector is set").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || (has(self.asNumber) && self.asNumber != 0)").message("asNumber is required when localWorkloadSelector is set").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.reachableBy) || size(self.reachableBy) == 0 || (has(self.peerIP) && size(self.peerIP) > 0)").message("reachableBy must be empty when peerIP is empty").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.keepOriginalNextHop) || !self.keepOriginalNextHop || !has(self.nextHopMode)").message("keepOriginalNextHop and nextHopMode cannot both be set; keepOriginalNextHop is deprecated").reason(Reason::FieldValueForbidden)
+    validation = Rule::new("!has(self.node) || size(self.node) == 0 || !has(self.nodeSelector) || size(self.nodeSelector) == 0").message("node and nodeSelector cannot both be set").reason(Reason::FieldValueForbidden).field_path(".node"),
+    validation = Rule::new("!has(self.peerIP) || size(self.peerIP) == 0 || !has(self.peerSelector) || size(self.peerSelector) == 0").message("peerIP and peerSelector cannot both be set").reason(Reason::FieldValueForbidden).field_path(".peerIP"),
+    validation = Rule::new("!has(self.peerSelector) || size(self.peerSelector) == 0 || !has(self.asNumber) || self.asNumber == 0").message("asNumber must be empty when peerSelector is set").reason(Reason::FieldValueForbidden).field_path(".asNumber"),
+    validation = Rule::new("!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || !has(self.peerIP) || size(self.peerIP) == 0").message("peerIP must be empty when localWorkloadSelector is set").reason(Reason::FieldValueForbidden).field_path(".peerIP"),
+    validation = Rule::new("!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || !has(self.peerSelector) || size(self.peerSelector) == 0").message("peerSelector must be empty when localWorkloadSelector is set").reason(Reason::FieldValueForbidden).field_path(".peerSelector"),
+    validation = Rule::new("!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || (has(self.asNumber) && self.asNumber != 0)").message("asNumber is required when localWorkloadSelector is set").reason(Reason::FieldValueInvalid).field_path(".asNumber"),
+    validation = Rule::new("!has(self.reachableBy) || size(self.reachableBy) == 0 || (has(self.peerIP) && size(self.peerIP) > 0)").message("reachableBy must be empty when peerIP is empty").reason(Reason::FieldValueForbidden).field_path(".reachableBy"),
+    validation = Rule::new("!has(self.reachableBy) || size(self.reachableBy) == 0 || isIP(self.reachableBy)").message("reachableBy must be an address").reason(Reason::FieldValueInvalid).field_path(".reachableBy"),
+    validation = Rule::new("!has(self.reachableBy) || !isIP(self.reachableBy) || !has(self.peerIP) || (ip(self.reachableBy).family() == 6) == (isIP(self.peerIP) ? self.peerIP.contains(':') : self.peerIP.startsWith('['))").message("reachableBy and peerIP must be of one family").reason(Reason::FieldValueInvalid).field_path(".reachableBy"),
+    validation = Rule::new("(has(self.peerIP) && size(self.peerIP) > 0) || (has(self.peerSelector) && size(self.peerSelector) > 0) || (has(self.localWorkloadSelector) && size(self.localWorkloadSelector) > 0) || (has(self.margay) && has(self.margay.unnumbered) && size(self.margay.unnumbered) > 0)").message("no peer is named: set peerIP or peerSelector").reason(Reason::FieldValueRequired),
+    validation = Rule::new("!has(self.keepOriginalNextHop) || !self.keepOriginalNextHop || !has(self.nextHopMode)").message("keepOriginalNextHop and nextHopMode cannot both be set; keepOriginalNextHop is deprecated").reason(Reason::FieldValueForbidden).field_path(".keepOriginalNextHop")
 )]
 pub struct BGPPeerSpec {
     /// The one node that has this peering; absent with an absent nodeSelector means every node.

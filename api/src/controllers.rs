@@ -193,9 +193,9 @@ pub struct AutoHostEndpoint {
     pub templates: Vec<HostEndpointTemplate>,
 }
 
-/// Calico's schema takes any text here; what is no switch is a finding.
+/// Calico's schema takes any text here and its reader the two words: any other would only break the reader.
 fn any_word(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string" })
+    schemars::json_schema!({ "type": "string", "pattern": "^(Enabled|Disabled)?$" })
 }
 
 /// How endpoints of hosts are made.

@@ -184,6 +184,15 @@ pub fn crds_yaml() -> String {
     text
 }
 
+/// Kind and schema of every definition.
+pub(crate) fn schemas() -> impl Iterator<Item = (String, Value)> {
+    values().into_iter().filter_map(|mut crd| {
+        let kind = crd.pointer("/spec/names/kind")?.as_str()?.to_owned();
+        let schema = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema")?;
+        Some((kind, schema.take()))
+    })
+}
+
 fn values() -> Vec<Value> {
     let mut all: Vec<CustomResourceDefinition> = vec![
         BGPConfiguration::crd(),

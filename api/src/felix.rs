@@ -39,15 +39,15 @@ pub use settings::{
     derive = "PartialEq",
     derive = "Default",
     doc = "Settings of the node agent: default for the cluster, node.<name> for one node, any other name with nodeSelector.",
-    validation = Rule::new("self.metadata.name == 'default' || self.metadata.name.startsWith('node.') ? !has(self.spec.nodeSelector) : true").message("nodeSelector must not be set on the objects default and node.<name>").reason(Reason::FieldValueForbidden),
+    validation = Rule::new("self.metadata.name == 'default' || self.metadata.name.startsWith('node.') ? !has(self.spec.nodeSelector) : true").message("nodeSelector must not be set on the objects default and node.<name>").reason(Reason::FieldValueForbidden).field_path(".spec.nodeSelector"),
     printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.routeTableRange) || !has(self.routeTableRanges)").message("routeTableRange and routeTableRanges cannot both be set").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.natOutgoingAddress) || size(self.natOutgoingAddress) == 0 || (isIP(self.natOutgoingAddress) && ip(self.natOutgoingAddress).family() == 4)").message("natOutgoingAddress must be a valid IPv4 address").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.deviceRouteSourceAddress) || size(self.deviceRouteSourceAddress) == 0 || (isIP(self.deviceRouteSourceAddress) && ip(self.deviceRouteSourceAddress).family() == 4)").message("deviceRouteSourceAddress must be a valid IPv4 address").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.deviceRouteSourceAddressIPv6) || size(self.deviceRouteSourceAddressIPv6) == 0 || (isIP(self.deviceRouteSourceAddressIPv6) && ip(self.deviceRouteSourceAddressIPv6).family() == 6)").message("deviceRouteSourceAddressIPv6 must be a valid IPv6 address").reason(Reason::FieldValueInvalid)
+    validation = Rule::new("!has(self.routeTableRange) || !has(self.routeTableRanges)").message("routeTableRange and routeTableRanges cannot both be set").reason(Reason::FieldValueForbidden).field_path(".routeTableRange"),
+    validation = Rule::new("!has(self.natOutgoingAddress) || size(self.natOutgoingAddress) == 0 || (isIP(self.natOutgoingAddress) && ip(self.natOutgoingAddress).family() == 4)").message("natOutgoingAddress must be a valid IPv4 address").reason(Reason::FieldValueInvalid).field_path(".natOutgoingAddress"),
+    validation = Rule::new("!has(self.deviceRouteSourceAddress) || size(self.deviceRouteSourceAddress) == 0 || (isIP(self.deviceRouteSourceAddress) && ip(self.deviceRouteSourceAddress).family() == 4)").message("deviceRouteSourceAddress must be a valid IPv4 address").reason(Reason::FieldValueInvalid).field_path(".deviceRouteSourceAddress"),
+    validation = Rule::new("!has(self.deviceRouteSourceAddressIPv6) || size(self.deviceRouteSourceAddressIPv6) == 0 || (isIP(self.deviceRouteSourceAddressIPv6) && ip(self.deviceRouteSourceAddressIPv6).family() == 6)").message("deviceRouteSourceAddressIPv6 must be a valid IPv6 address").reason(Reason::FieldValueInvalid).field_path(".deviceRouteSourceAddressIPv6")
 )]
 pub struct FelixConfigurationSpec {
     // scope

@@ -68,16 +68,24 @@ text_enum! {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.blockSize) || self.blockSize == 0 || !isCIDR(self.cidr) || (cidr(self.cidr).ip().family() == 4 ? self.blockSize >= 20 && self.blockSize <= 32 : self.blockSize >= 116 && self.blockSize <= 128)").message("blockSize must be 20 to 32 for IPv4 and 116 to 128 for IPv6").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.blockSize) || self.blockSize == 0 || !isCIDR(self.cidr) || (has(self.disabled) && self.disabled) || self.blockSize >= cidr(self.cidr).prefixLength()").message("the pool is smaller than one block: blockSize must not be below the prefix length of cidr").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!(has(self.ipipMode) && self.ipipMode != 'Never' && has(self.vxlanMode) && self.vxlanMode != 'Never')").message("ipipMode and vxlanMode cannot both be on").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.ipipMode) || self.ipipMode == 'Never' || !isCIDR(self.cidr) || cidr(self.cidr).ip().family() == 4").message("IP-in-IP exists for IPv4 pools only").reason(Reason::FieldValueForbidden)
+    validation = Rule::new("!has(self.blockSize) || self.blockSize == 0 || !isCIDR(self.cidr) || (cidr(self.cidr).ip().family() == 4 ? self.blockSize >= 20 && self.blockSize <= 32 : self.blockSize >= 116 && self.blockSize <= 128)").message("blockSize must be 20 to 32 for IPv4 and 116 to 128 for IPv6").reason(Reason::FieldValueInvalid).field_path(".blockSize"),
+    validation = Rule::new("!has(self.blockSize) || self.blockSize == 0 || !isCIDR(self.cidr) || (has(self.disabled) && self.disabled) || self.blockSize >= cidr(self.cidr).prefixLength()").message("the pool is smaller than one block: blockSize must not be below the prefix length of cidr").reason(Reason::FieldValueInvalid).field_path(".blockSize"),
+    validation = Rule::new("!(has(self.ipipMode) && self.ipipMode != 'Never' && has(self.vxlanMode) && self.vxlanMode != 'Never')").message("ipipMode and vxlanMode cannot both be on").reason(Reason::FieldValueForbidden).field_path(".ipipMode"),
+    validation = Rule::new("!has(self.namespaceSelector) || size(self.namespaceSelector) == 0 || !has(self.allowedUses) || !('Tunnel' in self.allowedUses)").message("namespaceSelector cannot be used with the use Tunnel: tunnels have no namespace").reason(Reason::FieldValueForbidden).field_path(".namespaceSelector"),
+    validation = Rule::new("!has(self.allowedUses) || !('LoadBalancer' in self.allowedUses) || size(self.allowedUses) == 1").message("LoadBalancer must be the only use of a pool").reason(Reason::FieldValueInvalid).field_path(".allowedUses"),
+    validation = Rule::new("!has(self.allowedUses) || !('LoadBalancer' in self.allowedUses) || ((!has(self.ipipMode) || self.ipipMode == 'Never') && (!has(self.vxlanMode) || self.vxlanMode == 'Never'))").message("a LoadBalancer pool cannot be encapsulated").reason(Reason::FieldValueForbidden).field_path(".allowedUses"),
+    validation = Rule::new("!has(self.allowedUses) || !('LoadBalancer' in self.allowedUses) || !has(self.disableBGPExport) || !self.disableBGPExport").message("a LoadBalancer pool is of no use without BGP").reason(Reason::FieldValueForbidden).field_path(".disableBGPExport"),
+    validation = Rule::new(r"!has(self.allowedUses) || !('LoadBalancer' in self.allowedUses) || !has(self.nodeSelector) || self.nodeSelector.matches('^[ \\t]*(all\\([ \\t]*\\))?[ \\t]*$')").message("a LoadBalancer pool must have nodeSelector all()").reason(Reason::FieldValueForbidden).field_path(".nodeSelector"),
+    validation = Rule::new("!has(oldSelf.blockSize) || oldSelf.blockSize == 0 || (has(self.blockSize) && self.blockSize == oldSelf.blockSize)").message("blockSize cannot be changed once it is set: make a new pool").reason(Reason::FieldValueForbidden).field_path(".blockSize"),
+    validation = Rule::new("(has(oldSelf.allowedUses) && 'LoadBalancer' in oldSelf.allowedUses) == (has(self.allowedUses) && 'LoadBalancer' in self.allowedUses)").message("a pool cannot change into or out of LoadBalancer: make a new pool").reason(Reason::FieldValueForbidden).field_path(".allowedUses"),
+    validation = Rule::new("!has(self.ipipMode) || self.ipipMode == 'Never' || !isCIDR(self.cidr) || cidr(self.cidr).ip().family() == 4").message("IP-in-IP exists for IPv4 pools only").reason(Reason::FieldValueForbidden).field_path(".ipipMode")
 )]
 pub struct IPPoolSpec {
     /// The range, written with its host bits zero, such as 10.244.0.0/16. It cannot be changed.
     #[schemars(length(max = 48), extend("format" = "cidr"))]
     #[x_kube(
         validation = Rule::new("self == oldSelf").message("cidr cannot be changed: make a new pool").reason(Reason::FieldValueForbidden),
+        validation = Rule::new("!isCIDR(self) || (!cidr(self).containsCIDR('169.254.0.0/16') && !cidr('169.254.0.0/16').containsCIDR(cidr(self)) && !cidr(self).containsCIDR('fe80::/10') && !cidr('fe80::/10').containsCIDR(cidr(self)))").message("a pool cannot hold link-local addresses (169.254.0.0/16, fe80::/10)").reason(Reason::FieldValueInvalid),
         validation = Rule::new("!isCIDR(self) || cidr(self) == cidr(self).masked()").message("cidr has host bits set").reason(Reason::FieldValueInvalid)
     )]
     pub cidr: String,
@@ -200,12 +208,27 @@ impl IPPoolSpec {
     printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 pub struct IPReservationSpec {
-    /// The reserved ranges, such as 10.244.0.0/28; host bits are cut off.
+    /// The reserved ranges, such as 10.244.0.0/28; host bits are cut off, a bare address is a /32 or /128.
     #[serde(
         default,
         rename = "reservedCIDRs",
         skip_serializing_if = "Vec::is_empty"
     )]
-    #[schemars(extend("x-kubernetes-list-type" = "set", "items" = { "type": "string", "format": "cidr" }))]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub reserved_cidrs: Vec<String>,
+}
+
+impl IPReservationSpec {
+    /// The ranges that can be read, host bits cut off; the others are findings and reserve nothing.
+    pub fn ranges(&self) -> impl Iterator<Item = ipnet::IpNet> + '_ {
+        self.reserved_cidrs.iter().filter_map(|text| {
+            let range = text.parse::<ipnet::IpNet>().ok();
+            let bare = || {
+                text.parse::<std::net::IpAddr>()
+                    .ok()
+                    .map(ipnet::IpNet::from)
+            };
+            range.or_else(bare).map(|net| net.trunc())
+        })
+    }
 }

@@ -18,6 +18,8 @@
     reason = "KubeSchema copies each pub struct into a function body"
 )]
 
+pub mod admission;
+pub mod annotation;
 pub mod bgp;
 pub mod bgpfilter;
 pub mod block;
@@ -41,6 +43,7 @@ mod tolerant;
 /// Kubernetes' own policy kinds, as `k8s-openapi` has them.
 pub use k8s_openapi::api::networking::v1 as networking;
 
+pub use admission::admission_yaml;
 pub use bgp::{
     BGPConfiguration, BGPConfigurationSpec, BGPPassword, BGPPeer, BGPPeerSpec, BindMode, Community,
     LoadBalancerAggregation, NextHopMode, PeerBfd, PeerExtension, PrefixAdvertisement,

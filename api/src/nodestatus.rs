@@ -104,6 +104,10 @@ text_enum! {
     printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Accepted')].status", "description": "Whether the object passed every rule"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.node) && size(self.node) > 0").message("name the node that is asked").reason(Reason::FieldValueRequired).field_path(".node"),
+    validation = Rule::new("has(self.classes) && size(self.classes) > 0").message("say what is asked for: Agent, BGP, Routes").reason(Reason::FieldValueRequired).field_path(".classes")
+)]
 pub struct CalicoNodeStatusSpec {
     /// Name of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]

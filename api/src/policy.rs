@@ -65,8 +65,8 @@ text_enum! {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.selector) || !self.selector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.serviceAccountSelector) || !self.serviceAccountSelector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid)
+    validation = Rule::new("!has(self.selector) || !self.selector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid).field_path(".selector"),
+    validation = Rule::new("!has(self.serviceAccountSelector) || !self.serviceAccountSelector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid).field_path(".serviceAccountSelector")
 )]
 pub struct NetworkPolicySpec {
     /// The tier it stands in; absent or empty means default.
@@ -129,14 +129,14 @@ pub struct NetworkPolicySpec {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.selector) || !self.selector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.serviceAccountSelector) || !self.serviceAccountSelector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.namespaceSelector) || !self.namespaceSelector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!(has(self.doNotTrack) && self.doNotTrack && has(self.preDNAT) && self.preDNAT)").message("preDNAT and doNotTrack cannot both be true").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!(has(self.preDNAT) && self.preDNAT) || (has(self.applyOnForward) && self.applyOnForward)").message("preDNAT needs applyOnForward").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!(has(self.doNotTrack) && self.doNotTrack) || (has(self.applyOnForward) && self.applyOnForward)").message("doNotTrack needs applyOnForward").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!(has(self.preDNAT) && self.preDNAT) || !has(self.egress) || size(self.egress) == 0").message("a preDNAT policy cannot have egress rules").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!(has(self.preDNAT) && self.preDNAT) || !has(self.types) || !('Egress' in self.types)").message("a preDNAT policy cannot have the type Egress").reason(Reason::FieldValueForbidden)
+    validation = Rule::new("!has(self.selector) || !self.selector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid).field_path(".selector"),
+    validation = Rule::new("!has(self.serviceAccountSelector) || !self.serviceAccountSelector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid).field_path(".serviceAccountSelector"),
+    validation = Rule::new("!has(self.namespaceSelector) || !self.namespaceSelector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid).field_path(".namespaceSelector"),
+    validation = Rule::new("!(has(self.doNotTrack) && self.doNotTrack && has(self.preDNAT) && self.preDNAT)").message("preDNAT and doNotTrack cannot both be true").reason(Reason::FieldValueForbidden).field_path(".preDNAT"),
+    validation = Rule::new("!(has(self.preDNAT) && self.preDNAT) || (has(self.applyOnForward) && self.applyOnForward)").message("preDNAT needs applyOnForward").reason(Reason::FieldValueInvalid).field_path(".preDNAT"),
+    validation = Rule::new("!(has(self.doNotTrack) && self.doNotTrack) || (has(self.applyOnForward) && self.applyOnForward)").message("doNotTrack needs applyOnForward").reason(Reason::FieldValueInvalid).field_path(".doNotTrack"),
+    validation = Rule::new("!(has(self.preDNAT) && self.preDNAT) || !has(self.egress) || size(self.egress) == 0").message("a preDNAT policy cannot have egress rules").reason(Reason::FieldValueForbidden).field_path(".egress"),
+    validation = Rule::new("!(has(self.preDNAT) && self.preDNAT) || !has(self.types) || !('Egress' in self.types)").message("a preDNAT policy cannot have the type Egress").reason(Reason::FieldValueForbidden).field_path(".types")
 )]
 pub struct GlobalNetworkPolicySpec {
     /// The tier it stands in; absent or empty means default.

@@ -10,23 +10,41 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::bgp::{BGPConfiguration, BGPPeer};
+use crate::bgpfilter::BGPFilter;
+use crate::cluster::ClusterInformation;
+use crate::controllers::KubeControllersConfiguration;
+use crate::endpoint::HostEndpoint;
 use crate::felix::FelixConfiguration;
 use crate::ipamconfig::IPAMConfiguration;
 use crate::ippool::{IPPool, IPReservation};
-use crate::policy::{GlobalNetworkPolicy, NetworkPolicy, Tier};
+use crate::networkset::{GlobalNetworkSet, NetworkSet};
+use crate::nodestatus::CalicoNodeStatus;
+use crate::policy::{
+    GlobalNetworkPolicy, NetworkPolicy, StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy,
+    StagedNetworkPolicy, Tier,
+};
 use crate::tolerant;
 
 mod address;
 mod bgp;
+mod change;
+mod controllers;
+mod endpoint;
 mod entity;
 mod felix;
+mod filter;
 mod ipam;
 mod name;
+mod object;
 mod peer;
 mod policy;
 mod rule;
+mod schema;
 mod scope;
+mod staged;
 mod tier;
+
+pub use change::{Step, steps, validate_update, value_at};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,8 +72,10 @@ pub struct Finding {
 
 /// Rule id of an object whose name has no meaning: reason `NameNotUsed` on its condition.
 pub const NAME_NOT_USED: &str = "name-not-used";
-/// Rule id of what does not fit the type of its field.
+/// Rule id of what does not fit the type or the schema of its field.
 pub const UNREADABLE: &str = "unreadable";
+/// Rule id of a field that the kind does not have.
+pub const UNKNOWN_FIELD: &str = "unknown-field";
 
 /// One line of a kind's table.
 struct Check<T: 'static> {
@@ -155,9 +175,112 @@ pub fn validate_felix_configuration(configuration: &FelixConfiguration) -> Vec<F
     run(configuration, felix::CONFIGURATION)
 }
 
-/// Judges a whole object as JSON. What does not fit its type is one finding; an unknown kind, and the bookkeeping kinds
-/// that `ipam` judges, have none.
+/// Judges a BGPFilter.
+pub fn validate_bgp_filter(filter: &BGPFilter) -> Vec<Finding> {
+    run(&filter.spec, filter::FILTER)
+}
+
+/// Judges a HostEndpoint.
+pub fn validate_host_endpoint(host: &HostEndpoint) -> Vec<Finding> {
+    run(&host.spec, endpoint::HOST)
+}
+
+/// Judges a NetworkSet.
+pub fn validate_network_set(set: &NetworkSet) -> Vec<Finding> {
+    run(
+        &endpoint::Set::new(&set.metadata, &set.spec.nets),
+        endpoint::SET,
+    )
+}
+
+/// Judges a `GlobalNetworkSet`.
+pub fn validate_global_network_set(set: &GlobalNetworkSet) -> Vec<Finding> {
+    run(
+        &endpoint::Set::new(&set.metadata, &set.spec.nets),
+        endpoint::SET,
+    )
+}
+
+/// Judges a `StagedNetworkPolicy`.
+pub fn validate_staged_network_policy(policy: &StagedNetworkPolicy) -> Vec<Finding> {
+    let mut findings = run(&staged::Stage::of_namespaced(&policy.spec), staged::STAGE);
+    findings.extend(run(&policy::View::of_staged(policy), policy::POLICY));
+    findings
+}
+
+/// Judges a `StagedGlobalNetworkPolicy`.
+pub fn validate_staged_global_network_policy(policy: &StagedGlobalNetworkPolicy) -> Vec<Finding> {
+    let mut findings = run(&staged::Stage::of_global(&policy.spec), staged::STAGE);
+    findings.extend(run(&policy::View::of_staged_global(policy), policy::POLICY));
+    findings
+}
+
+/// Judges a `StagedKubernetesNetworkPolicy`.
+pub fn validate_staged_kubernetes_network_policy(
+    policy: &StagedKubernetesNetworkPolicy,
+) -> Vec<Finding> {
+    let mut findings = run(&staged::Stage::of_kubernetes(&policy.spec), staged::STAGE);
+    findings.extend(run(&policy.spec, staged::KUBERNETES));
+    findings
+}
+
+/// Judges a `KubeControllersConfiguration`.
+pub fn validate_controllers_configuration(
+    configuration: &KubeControllersConfiguration,
+) -> Vec<Finding> {
+    run(configuration, controllers::CONTROLLERS)
+}
+
+/// Judges a `CalicoNodeStatus`.
+pub fn validate_node_status(status: &CalicoNodeStatus) -> Vec<Finding> {
+    run(&status.spec, controllers::NODE_STATUS)
+}
+
+/// Judges a `ClusterInformation`.
+pub fn validate_cluster_information(cluster: &ClusterInformation) -> Vec<Finding> {
+    run(cluster, controllers::CLUSTER)
+}
+
+/// Whether a kind is one of `projectcalico.org/v3`.
+pub fn is_known_kind(kind: &str) -> bool {
+    schema::is_known(kind)
+}
+
+/// Judges a whole object as JSON: its schema, as the API server does, its metadata, and the rules of its kind. An unknown
+/// kind has no findings; what the bookkeeping kinds hold is judged by `ipam`.
+///
+/// Findings come in the order of their paths; where the schema has something to say of a field, it alone is heard.
 pub fn validate_object(kind: &str, object: &Value) -> Vec<Finding> {
+    if !is_known_kind(kind) {
+        return Vec::new();
+    }
+    let mut findings = schema::check(kind, object);
+    let said: Vec<String> = findings
+        .iter()
+        .map(|finding| finding.path.clone())
+        .collect();
+    let rules = metadata(object).into_iter().chain(rules_of(kind, object));
+    findings.extend(rules.filter(|finding| !told(finding, &said)));
+    findings.sort_by(|a, b| a.path.cmp(&b.path));
+    findings
+}
+
+/// Whether the schema has said it already: of the same field, or of something inside it.
+fn told(finding: &Finding, said: &[String]) -> bool {
+    said.iter().any(|path| {
+        path.strip_prefix(&finding.path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    })
+}
+
+fn metadata(object: &Value) -> Vec<Finding> {
+    match ObjectMeta::deserialize(object.get("metadata").unwrap_or(&Value::Null)) {
+        Ok(metadata) => run(&metadata, object::METADATA),
+        Err(why) => vec![unreadable("metadata".to_owned(), why.to_string())],
+    }
+}
+
+fn rules_of(kind: &str, object: &Value) -> Vec<Finding> {
     match kind {
         "IPPool" => read(object, validate_ip_pool),
         "IPReservation" => read(object, validate_ip_reservation),
@@ -170,9 +293,19 @@ pub fn validate_object(kind: &str, object: &Value) -> Vec<Finding> {
             })
         }),
         "BGPPeer" => read(object, validate_bgp_peer),
+        "BGPFilter" => read(object, validate_bgp_filter),
         "Tier" => read(object, validate_tier),
         "NetworkPolicy" => read(object, validate_network_policy),
         "GlobalNetworkPolicy" => read(object, validate_global_network_policy),
+        "StagedNetworkPolicy" => read(object, validate_staged_network_policy),
+        "StagedGlobalNetworkPolicy" => read(object, validate_staged_global_network_policy),
+        "StagedKubernetesNetworkPolicy" => read(object, validate_staged_kubernetes_network_policy),
+        "NetworkSet" => read(object, validate_network_set),
+        "GlobalNetworkSet" => read(object, validate_global_network_set),
+        "HostEndpoint" => read(object, validate_host_endpoint),
+        "KubeControllersConfiguration" => read(object, validate_controllers_configuration),
+        "CalicoNodeStatus" => read(object, validate_node_status),
+        "ClusterInformation" => read(object, validate_cluster_information),
         "FelixConfiguration" => read_tolerant(object, |metadata, spec| {
             validate_felix_configuration(&FelixConfiguration {
                 metadata,
@@ -199,10 +332,9 @@ fn read_tolerant<S: DeserializeOwned + Default>(
     object: &Value,
     judge: impl Fn(ObjectMeta, S) -> Vec<Finding>,
 ) -> Vec<Finding> {
-    let metadata = match ObjectMeta::deserialize(object.get("metadata").unwrap_or(&Value::Null)) {
-        Ok(metadata) => metadata,
-        Err(why) => return vec![unreadable("metadata".to_owned(), why.to_string())],
-    };
+    // What is wrong with the metadata is told by its own rules.
+    let metadata =
+        ObjectMeta::deserialize(object.get("metadata").unwrap_or(&Value::Null)).unwrap_or_default();
     let Some(spec) = object.get("spec").and_then(Value::as_object) else {
         return vec![no_spec()];
     };

@@ -1,4 +1,4 @@
-//! What `kubectl apply` installs: the CRDs, and `manifests/base.yaml` with the image filled in.
+//! What `kubectl apply` installs: the CRDs, the admission policies of their rules, and `manifests/base.yaml` with the image filled in.
 
 /// Image of a release.
 pub const DEFAULT_IMAGE: &str = concat!("margay/routed:", env!("CARGO_PKG_VERSION"));
@@ -9,8 +9,9 @@ const IMAGE_PLACEHOLDER: &str = "MARGAY_IMAGE";
 /// The whole manifest.
 pub fn manifest(image: &str) -> String {
     format!(
-        "{}---\n{}",
+        "{}{}---\n{}",
         api::crds_yaml(),
+        api::admission_yaml(),
         BASE.replace(IMAGE_PLACEHOLDER, image)
     )
 }

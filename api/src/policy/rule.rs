@@ -26,12 +26,14 @@ text_enum! {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.http) || !has(self.protocol) || self.protocol == 'TCP' || self.protocol == 6").message("rules with HTTP match must have protocol TCP or unset").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("self.action == 'Allow' || !has(self.http)").message("HTTP match is only valid on Allow rules").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.destination) || !has(self.destination.services) || ((!has(self.destination.ports) || size(self.destination.ports) == 0) && (!has(self.destination.notPorts) || size(self.destination.notPorts) == 0))").message("ports and notPorts cannot be specified with services").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.icmp) || (has(self.protocol) && (self.protocol == 'ICMP' || self.protocol == 'ICMPv6' || self.protocol == 1 || self.protocol == 58))").message("ICMP fields require protocol to be ICMP or ICMPv6").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.ipVersion) || self.ipVersion == 4 || !((has(self.protocol) && (self.protocol == 'ICMP' || self.protocol == 1)) || (has(self.notProtocol) && (self.notProtocol == 'ICMP' || self.notProtocol == 1)))").message("protocol ICMP requires ipVersion 4").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.ipVersion) || self.ipVersion == 6 || !((has(self.protocol) && (self.protocol == 'ICMPv6' || self.protocol == 58)) || (has(self.notProtocol) && (self.notProtocol == 'ICMPv6' || self.notProtocol == 58)))").message("protocol ICMPv6 requires ipVersion 6").reason(Reason::FieldValueInvalid)
+    validation = Rule::new("!has(self.http) || !has(self.protocol) || self.protocol == 'TCP' || self.protocol == 6").message("rules with HTTP match must have protocol TCP or unset").reason(Reason::FieldValueInvalid).field_path(".http"),
+    validation = Rule::new("self.action == 'Allow' || !has(self.http)").message("HTTP match is only valid on Allow rules").reason(Reason::FieldValueForbidden).field_path(".http"),
+    validation = Rule::new("!has(self.destination) || !has(self.destination.services) || ((!has(self.destination.ports) || size(self.destination.ports) == 0) && (!has(self.destination.notPorts) || size(self.destination.notPorts) == 0))").message("ports and notPorts cannot be specified with services").reason(Reason::FieldValueForbidden).field_path(".destination.services"),
+    validation = Rule::new("!has(self.icmp) || (has(self.protocol) && (self.protocol == 'ICMP' || self.protocol == 'ICMPv6' || self.protocol == 1 || self.protocol == 58))").message("ICMP fields require protocol to be ICMP or ICMPv6").reason(Reason::FieldValueInvalid).field_path(".icmp"),
+    validation = Rule::new("!has(self.ipVersion) || self.ipVersion == 4 || !has(self.protocol) || !(self.protocol == 'ICMP' || self.protocol == 1)").message("protocol ICMP requires ipVersion 4").reason(Reason::FieldValueInvalid).field_path(".protocol"),
+    validation = Rule::new("!has(self.ipVersion) || self.ipVersion == 4 || !has(self.notProtocol) || !(self.notProtocol == 'ICMP' || self.notProtocol == 1)").message("protocol ICMP requires ipVersion 4").reason(Reason::FieldValueInvalid).field_path(".notProtocol"),
+    validation = Rule::new("!has(self.ipVersion) || self.ipVersion == 6 || !has(self.protocol) || !(self.protocol == 'ICMPv6' || self.protocol == 58)").message("protocol ICMPv6 requires ipVersion 6").reason(Reason::FieldValueInvalid).field_path(".protocol"),
+    validation = Rule::new("!has(self.ipVersion) || self.ipVersion == 6 || !has(self.notProtocol) || !(self.notProtocol == 'ICMPv6' || self.notProtocol == 58)").message("protocol ICMPv6 requires ipVersion 6").reason(Reason::FieldValueInvalid).field_path(".notProtocol")
 )]
 pub struct Rule {
     /// What happens to matching traffic.
@@ -113,12 +115,12 @@ pub struct IcmpMatch {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.selector) || !self.selector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid),
-    validation = Rule::new("!has(self.services) || !has(self.namespaceSelector) || size(self.namespaceSelector) == 0").message("cannot specify namespaceSelector and services on the same rule").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.services) || !has(self.serviceAccounts)").message("cannot specify serviceAccounts and services on the same rule").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.services) || (has(self.services.name) && size(self.services.name) > 0)").message("services must specify a service name").reason(Reason::FieldValueRequired),
-    validation = Rule::new("!has(self.services) || ((!has(self.selector) || size(self.selector) == 0) && (!has(self.notSelector) || size(self.notSelector) == 0))").message("cannot specify selector or notSelector and services on the same rule").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.services) || ((!has(self.nets) || size(self.nets) == 0) && (!has(self.notNets) || size(self.notNets) == 0))").message("cannot specify nets or notNets and services on the same rule").reason(Reason::FieldValueForbidden)
+    validation = Rule::new("!has(self.selector) || !self.selector.contains('global(')").message("global() can only be used in the namespaceSelector of a rule").reason(Reason::FieldValueInvalid).field_path(".selector"),
+    validation = Rule::new("!has(self.services) || !has(self.namespaceSelector) || size(self.namespaceSelector) == 0").message("cannot specify namespaceSelector and services on the same rule").reason(Reason::FieldValueForbidden).field_path(".services"),
+    validation = Rule::new("!has(self.services) || !has(self.serviceAccounts)").message("cannot specify serviceAccounts and services on the same rule").reason(Reason::FieldValueForbidden).field_path(".services"),
+    validation = Rule::new("!has(self.services) || (has(self.services.name) && size(self.services.name) > 0)").message("services must specify a service name").reason(Reason::FieldValueRequired).field_path(".services.name"),
+    validation = Rule::new("!has(self.services) || ((!has(self.selector) || size(self.selector) == 0) && (!has(self.notSelector) || size(self.notSelector) == 0))").message("cannot specify selector or notSelector and services on the same rule").reason(Reason::FieldValueForbidden).field_path(".services"),
+    validation = Rule::new("!has(self.services) || ((!has(self.nets) || size(self.nets) == 0) && (!has(self.notNets) || size(self.notNets) == 0))").message("cannot specify nets or notNets and services on the same rule").reason(Reason::FieldValueForbidden).field_path(".services")
 )]
 pub struct Entity {
     /// Matches addresses in these ranges; a bare address is a /32 or /128. One family per rule.

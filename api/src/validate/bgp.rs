@@ -150,7 +150,7 @@ fn service_ranges(configuration: &BGPConfiguration, report: &mut Report<'_>) {
 }
 
 /// Whether a text is `aa:nn` of 16 bits each (RFC 1997) or `aa:nn:mm` of 32 bits each (RFC 8092).
-fn is_community(text: &str) -> bool {
+pub(super) fn is_community(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
     let digits = parts
         .iter()

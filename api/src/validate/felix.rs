@@ -1,9 +1,12 @@
 //! Rules of `FelixConfiguration`, and its fields that are accepted and not acted on.
 
 use ipnet::IpNet;
+use regex::Regex;
 use serde_json::Value;
 
 use super::address::check_address;
+use super::controllers::first_line;
+use super::name::is_interface;
 use super::scope::{self, Global};
 use super::{Check, NAME_NOT_USED, Report, Severity};
 use crate::felix::{FelixConfiguration, NftablesMode, ProtoPort, RouteSource};
@@ -49,6 +52,16 @@ pub(super) const CONFIGURATION: &[Check<FelixConfiguration>] = &[
         id: "felix-external-nodes",
         severity: Severity::Refuse,
         judge: external_nodes,
+    },
+    Check {
+        id: "felix-patterns",
+        severity: Severity::Refuse,
+        judge: patterns,
+    },
+    Check {
+        id: "felix-interfaces",
+        severity: Severity::Refuse,
+        judge: interfaces,
     },
     Check {
         id: "felix-ignored",
@@ -320,6 +333,70 @@ fn external_nodes(configuration: &FelixConfiguration, report: &mut Report<'_>) {
             &format!("spec.externalNodesList[{i}]"),
             "write an IPv4 range, such as 192.0.2.0/24",
         );
+    }
+}
+
+fn patterns(configuration: &FelixConfiguration, report: &mut Report<'_>) {
+    let spec = &configuration.spec;
+    let given = [
+        (&spec.mtu_iface_pattern, "mtuIfacePattern"),
+        (&spec.log_debug_filename_regex, "logDebugFilenameRegex"),
+        (&spec.bpf_data_iface_pattern, "bpfDataIfacePattern"),
+        (&spec.bpf_l3_iface_pattern, "bpfL3IfacePattern"),
+        (
+            &spec.nftables_flow_table_data_iface_pattern,
+            "nftablesFlowTableDataIfacePattern",
+        ),
+    ];
+    for (pattern, field) in given {
+        if let Some(pattern) = pattern {
+            check_pattern(pattern, &format!("spec.{field}"), report);
+        }
+    }
+}
+
+fn check_pattern(pattern: &str, path: &str, report: &mut Report<'_>) {
+    if let Err(why) = Regex::new(pattern) {
+        report.say(
+            path,
+            format!(
+                "{pattern:?} is not a regular expression: {}",
+                first_line(&why)
+            ),
+        );
+    }
+}
+
+/// `interfacePrefix` is a list of beginnings of names, `interfaceExclude` one of names and `/regular expressions/`.
+fn interfaces(configuration: &FelixConfiguration, report: &mut Report<'_>) {
+    let spec = &configuration.spec;
+    let list = |text: &'_ Option<String>| -> Vec<String> {
+        let text = text.as_deref().unwrap_or_default();
+        text.split(',')
+            .filter(|_| !text.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    for prefix in list(&spec.interface_prefix) {
+        report.say_if(
+            !is_interface(&prefix),
+            "spec.interfacePrefix",
+            "write beginnings of names of interfaces, such as cali or cali,tap",
+        );
+    }
+    let path = "spec.interfaceExclude";
+    for name in list(&spec.interface_exclude) {
+        match name
+            .strip_prefix('/')
+            .and_then(|rest| rest.strip_suffix('/'))
+        {
+            Some(pattern) => check_pattern(pattern, path, report),
+            None => report.say_if(
+                !is_interface(&name),
+                path,
+                "write names of interfaces or /regular expressions/, with commas between them",
+            ),
+        }
     }
 }
 

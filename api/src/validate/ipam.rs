@@ -3,7 +3,7 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::address::check_cidr;
+use super::address;
 use super::scope::{self, Global};
 use super::{Check, NAME_NOT_USED, Report, Severity};
 use crate::ipamconfig::IPAMConfiguration;
@@ -238,7 +238,12 @@ fn pool_load_balancer(pool: &IPPoolSpec, report: &mut Report<'_>) {
 
 fn reservation_cidrs(reservation: &IPReservationSpec, report: &mut Report<'_>) {
     for (i, text) in reservation.reserved_cidrs.iter().enumerate() {
-        check_cidr(text, format!("spec.reservedCIDRs[{i}]"), report);
+        if address::range(text).is_none() {
+            report.say(
+                format!("spec.reservedCIDRs[{i}]"),
+                format!("{text:?} is not a range of addresses, write for instance 10.0.0.0/30; the others of the object hold"),
+            );
+        }
     }
 }
 

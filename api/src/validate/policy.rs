@@ -4,7 +4,10 @@ use super::name::is_dns_label;
 use super::rule::{self, Direction};
 use super::scope::{self, Global};
 use super::{Check, Report, Severity};
-use crate::policy::{GlobalNetworkPolicy, GlobalNetworkPolicySpec, NetworkPolicy, PolicyType};
+use crate::policy::{
+    GlobalNetworkPolicy, GlobalNetworkPolicySpec, NetworkPolicy, NetworkPolicySpec, PolicyType,
+    StagedGlobalNetworkPolicy, StagedNetworkPolicy,
+};
 
 /// Both kinds in the form of the wider one.
 pub(super) struct View {
@@ -15,9 +18,32 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn of_namespaced(policy: &NetworkPolicy) -> Self {
-        let spec = policy.spec.clone();
+        Self::widened(policy.metadata.name.as_deref(), policy.spec.clone())
+    }
+
+    pub(super) fn of_staged(policy: &StagedNetworkPolicy) -> Self {
+        Self::widened(policy.metadata.name.as_deref(), policy.spec.policy.clone())
+    }
+
+    pub(super) fn of_global(policy: &GlobalNetworkPolicy) -> Self {
         Self {
             name: policy.metadata.name.clone().unwrap_or_default(),
+            namespaced: false,
+            spec: policy.spec.clone(),
+        }
+    }
+
+    pub(super) fn of_staged_global(policy: &StagedGlobalNetworkPolicy) -> Self {
+        Self {
+            name: policy.metadata.name.clone().unwrap_or_default(),
+            namespaced: false,
+            spec: policy.spec.policy.clone(),
+        }
+    }
+
+    fn widened(name: Option<&str>, spec: NetworkPolicySpec) -> Self {
+        Self {
+            name: name.unwrap_or_default().to_owned(),
             namespaced: true,
             spec: GlobalNetworkPolicySpec {
                 tier: spec.tier,
@@ -30,14 +56,6 @@ impl View {
                 performance_hints: spec.performance_hints,
                 ..GlobalNetworkPolicySpec::default()
             },
-        }
-    }
-
-    pub(super) fn of_global(policy: &GlobalNetworkPolicy) -> Self {
-        Self {
-            name: policy.metadata.name.clone().unwrap_or_default(),
-            namespaced: false,
-            spec: policy.spec.clone(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::entity::{self, End};
-use super::{Report, address};
+use super::{Report, address, object};
 use crate::policy::{Action, Entity, HttpMatch, IcmpMatch, Rule};
 use crate::scalar::{IpVersion, Protocol};
 
@@ -13,9 +13,6 @@ pub(super) enum Direction {
     Ingress,
     Egress,
 }
-
-/// Most octets the annotations of one rule may have together.
-const MAX_ANNOTATIONS: usize = 256 * 1024;
 
 /// Checks one rule, `path` being its own.
 pub(super) fn check(
@@ -174,16 +171,8 @@ fn http(rule: &Rule, direction: Direction, path: &str, report: &mut Report<'_>) 
 }
 
 fn annotations(rule: &Rule, path: &str, report: &mut Report<'_>) {
-    let annotations = rule
-        .metadata
-        .iter()
-        .flat_map(|metadata| &metadata.annotations);
-    let octets: usize = annotations
-        .map(|(key, value)| key.len() + value.len())
-        .sum();
-    report.say_if(
-        octets > MAX_ANNOTATIONS,
-        &format!("{path}.metadata.annotations"),
-        "annotations are at most 256 KiB together",
-    );
+    if let Some(metadata) = &rule.metadata {
+        let path = format!("{path}.metadata.annotations");
+        object::annotations(&metadata.annotations, &path, report);
+    }
 }

@@ -19,7 +19,12 @@ pub(super) fn check(text: Option<&str>, global: Global, path: &str, report: &mut
         Ok(selector) => selector,
         Err(why) => return report.say(path, format!("selector {text:?}: {why}")),
     };
-    if !selector.mentions_global() || (global == Global::Alone && selector.is_global()) {
+    // The API server looks for the text, in a quoted value too; both must give one answer.
+    let mentioned = match global {
+        Global::Forbidden => text.contains("global("),
+        Global::Alone => text.contains("global(") && !selector.is_global(),
+    };
+    if !mentioned {
         return;
     }
     report.say(

@@ -279,7 +279,7 @@ fn policies_are_judged() {
     clean("NetworkPolicy", "knp.default.a.b.c", &json!({}));
     global(json!({"selector": "app == backend"}), "spec.selector");
     global(json!({"selector": "has(a) || global()"}), "spec.selector");
-    global(json!({"types": ["Ingress", "Ingress"]}), "spec.types");
+    global(json!({"types": ["Ingress", "Ingress"]}), "spec.types[1]");
     global(json!({"tier": "A"}), "spec.tier");
     refused("NetworkPolicy", "a.b.c", &json!({}), "metadata.name");
     namespaced(
@@ -389,7 +389,7 @@ fn rules_are_judged() {
         "NetworkPolicy",
         "p",
         &json!({"ingress": [{"action": "Permit"}]}),
-        "spec.ingress",
+        "spec.ingress[0].action",
     );
 }
 

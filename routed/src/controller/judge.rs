@@ -69,7 +69,7 @@ pub fn judge(kind: &str, object: &Value) -> Vec<Verdict> {
             conditions::ACCEPTED,
             &findings,
             |finding| finding.severity == Severity::Refuse,
-            ("Valid", "Invalid"),
+            ("Valid", refused_because(&findings)),
         ),
         verdict(
             conditions::FULLY_SUPPORTED,
@@ -78,6 +78,18 @@ pub fn judge(kind: &str, object: &Value) -> Vec<Verdict> {
             ("AllFieldsActedOn", "FieldsIgnored"),
         ),
     ]
+}
+
+/// An object that nobody reads is another matter than one that is wrong.
+fn refused_because(findings: &[Finding]) -> &'static str {
+    let mut refused = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Refuse);
+    if refused.all(|finding| finding.rule == api::validate::NAME_NOT_USED) {
+        "NameNotUsed"
+    } else {
+        "Invalid"
+    }
 }
 
 fn verdict(
@@ -252,6 +264,18 @@ mod tests {
             "{}",
             accepted.message
         );
+    }
+
+    #[test]
+    fn a_name_without_meaning_is_its_own_reason() {
+        let object = json!({
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "BGPConfiguration",
+            "metadata": { "name": "mine" },
+            "spec": {},
+        });
+        let verdicts = judge("BGPConfiguration", &object);
+        assert_eq!(verdicts[0].reason, "NameNotUsed");
     }
 
     #[test]
