@@ -36,6 +36,11 @@ pub enum Command {
         #[command(subcommand)]
         question: BgpQuestion,
     },
+    /// Check objects in files, as the API server and the daemon do.
+    #[command(
+        after_help = "Exit code 0: nothing is wrong. 1: an object would be refused. 2: a file cannot be read.\n\nExamples:\n  routed validate -f policy.yaml\n  kustomize build . | routed validate -f - -o json"
+    )]
+    Validate(ValidateArgs),
     /// Print the custom resource definitions.
     Crds,
     /// Print the manifest to install with.
@@ -136,6 +141,17 @@ pub struct ControllerArgs {
     /// Logging.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Flags of `routed validate`.
+#[derive(Clone, Debug, Args)]
+pub struct ValidateArgs {
+    /// File, directory or `-` for standard input; can be given more than once.
+    #[arg(short, long = "filename", required = true, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// Machine-readable output.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
 }
 
 /// Where the daemon answers.

@@ -1,6 +1,6 @@
 //! Questions of the command line, answered by the daemon on this node.
 //!
-//! Exit codes: 0 answered and fine; 1 answered, and the answer is bad; 3 the daemon could not be reached.
+//! Exit codes: 0 answered and fine; 1 answered, and the answer is bad; 2 wrong usage; 3 the daemon could not be reached.
 #![expect(clippy::print_stdout, reason = "this is the command line: it prints")]
 
 use std::path::Path;
@@ -13,11 +13,13 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::args::{BgpQuestion, Output, SocketArgs};
+use crate::args::{BgpQuestion, Output, SocketArgs, ValidateArgs};
 use crate::inspect::wire::{self, inspect_client::InspectClient};
+use crate::validate;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const UNREACHED: u8 = 3;
+const WRONG_USAGE: u8 = 2;
 
 /// `routed status`.
 pub async fn status(args: &SocketArgs) -> ExitCode {
@@ -31,6 +33,26 @@ pub async fn status(args: &SocketArgs) -> ExitCode {
         Ok(reply.ready)
     })
     .await
+}
+
+/// `routed validate`.
+pub fn validate(args: &ValidateArgs) -> ExitCode {
+    let outcome = match validate::files::judge(&args.filename) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    match args.output {
+        Output::Json => println!("{:#}", validate::json(&outcome)),
+        Output::Table => print!("{}", validate::text(&outcome)),
+    }
+    if outcome.is_good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// `routed bgp …`.

@@ -25,4 +25,5 @@ pub mod signal;
 pub mod speaker;
 pub mod tunnel;
 pub mod uplink;
+pub mod validate;
 pub mod world;

@@ -19,6 +19,7 @@ async fn main() -> ExitCode {
         }
         Command::Status(socket) => cli::status(&socket).await,
         Command::Bgp { socket, question } => cli::bgp(&socket, &question).await,
+        Command::Validate(args) => cli::validate(&args),
         Command::Crds => print(&api::crds_yaml()),
         Command::Manifests { image } => print(&manifests::manifest(&image)),
     }
