@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod lease;
+pub mod lenient;
 pub mod node;
 pub mod objects;
 pub mod secrets;

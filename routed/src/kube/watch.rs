@@ -15,11 +15,12 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Config};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
-use model::{Event, Key, Kind, NamespacedName, ObjectName};
+use model::{Event, Key, Kind, NamespacedName, Object, ObjectName};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::lenient::Lenient;
 use super::objects::{
     EndpointSliceObject, NamespaceObject, NodeObject, PodObject, ServiceAccountObject,
 };
@@ -29,7 +30,7 @@ use super::objects::{
 pub struct Rejected {
     /// Which object.
     pub key: Key,
-    /// What is wrong with it; empty once it can be read again or is gone.
+    /// What is wrong with it, or with some of its settings; empty once all of it can be read again or it is gone.
     pub reason: String,
 }
 
@@ -38,8 +39,33 @@ pub struct Rejected {
 pub enum Heard {
     /// A change of the cluster.
     Event(Event),
-    /// An object that counts as absent.
+    /// An object that counts as absent, or some of whose settings do.
     Rejected(Rejected),
+}
+
+/// What an object that can be read comes to.
+struct Told {
+    event: Event,
+    /// What could not be used of it.
+    complaint: Option<String>,
+}
+
+impl From<Event> for Told {
+    fn from(event: Event) -> Self {
+        Self {
+            event,
+            complaint: None,
+        }
+    }
+}
+
+impl Told {
+    fn leniently<K: Into<Object>>(read: Lenient<K>) -> Self {
+        Self {
+            complaint: read.complaint(),
+            event: Event::upsert(read.object),
+        }
+    }
 }
 
 /// When each kind last heard from the API server.
@@ -122,7 +148,7 @@ pub fn spawn(
         freshness,
         tasks: &mut tasks,
     };
-    watches.add::<NodeObject>(
+    watches.add::<NodeObject, _>(
         Kind::Node,
         |_namespace, name| Key::Node(name.into()),
         |node| {
@@ -133,53 +159,53 @@ pub fn spawn(
             Event::upsert(node)
         },
     );
-    watches.add::<NamespaceObject>(Kind::Namespace, cluster_key(Key::Namespace), |namespace| {
+    watches.add::<NamespaceObject, _>(Kind::Namespace, cluster_key(Key::Namespace), |namespace| {
         Event::upsert(namespace.into_model())
     });
-    watches.add::<ServiceAccountObject>(
+    watches.add::<ServiceAccountObject, _>(
         Kind::ServiceAccount,
         namespaced_key(Key::ServiceAccount),
         |account| Event::upsert(account.into_model()),
     );
-    watches.add::<PodObject>(Kind::Pod, namespaced_key(Key::Pod), |pod| {
+    watches.add::<PodObject, _>(Kind::Pod, namespaced_key(Key::Pod), |pod| {
         Event::upsert(pod.into_model())
     });
-    watches.add::<KubePolicy>(
+    watches.add::<KubePolicy, _>(
         Kind::KubeNetworkPolicy,
         namespaced_key(Key::KubeNetworkPolicy),
         Event::upsert,
     );
-    watches.add::<api::IPPool>(Kind::IpPool, cluster_key(Key::IpPool), Event::upsert);
-    watches.add::<api::IPAMBlock>(Kind::Block, cluster_key(Key::Block), Event::upsert);
-    watches.add::<api::BlockAffinity>(Kind::Affinity, cluster_key(Key::Affinity), Event::upsert);
-    watches.add::<api::IPAMConfiguration>(
+    watches.add::<api::IPPool, _>(Kind::IpPool, cluster_key(Key::IpPool), Event::upsert);
+    watches.add::<api::IPAMBlock, _>(Kind::Block, cluster_key(Key::Block), Event::upsert);
+    watches.add::<api::BlockAffinity, _>(Kind::Affinity, cluster_key(Key::Affinity), Event::upsert);
+    watches.add::<api::IPAMConfiguration, _>(
         Kind::IpamConfiguration,
         cluster_key(Key::IpamConfiguration),
         Event::upsert,
     );
-    watches.add::<api::BGPConfiguration>(
+    watches.add::<Lenient<api::BGPConfiguration>, _>(
         Kind::BgpConfiguration,
         cluster_key(Key::BgpConfiguration),
-        Event::upsert,
+        Told::leniently,
     );
-    watches.add::<api::BGPPeer>(Kind::BgpPeer, cluster_key(Key::BgpPeer), Event::upsert);
-    watches.add::<api::FelixConfiguration>(
+    watches.add::<api::BGPPeer, _>(Kind::BgpPeer, cluster_key(Key::BgpPeer), Event::upsert);
+    watches.add::<Lenient<api::FelixConfiguration>, _>(
         Kind::FelixConfiguration,
         cluster_key(Key::FelixConfiguration),
-        Event::upsert,
+        Told::leniently,
     );
-    watches.add::<api::Tier>(Kind::Tier, cluster_key(Key::Tier), Event::upsert);
-    watches.add::<api::NetworkPolicy>(
+    watches.add::<api::Tier, _>(Kind::Tier, cluster_key(Key::Tier), Event::upsert);
+    watches.add::<api::NetworkPolicy, _>(
         Kind::NetworkPolicy,
         namespaced_key(Key::NetworkPolicy),
         Event::upsert,
     );
-    watches.add::<api::GlobalNetworkPolicy>(
+    watches.add::<api::GlobalNetworkPolicy, _>(
         Kind::GlobalNetworkPolicy,
         cluster_key(Key::GlobalNetworkPolicy),
         Event::upsert,
     );
-    watches.add::<api::NetworkSet>(
+    watches.add::<api::NetworkSet, _>(
         Kind::NetworkSet,
         namespaced_key(Key::NetworkSet),
         |object| {
@@ -190,7 +216,7 @@ pub fn spawn(
             Event::upsert(set)
         },
     );
-    watches.add::<api::GlobalNetworkSet>(
+    watches.add::<api::GlobalNetworkSet, _>(
         Kind::GlobalNetworkSet,
         cluster_key(Key::GlobalNetworkSet),
         |object| {
@@ -201,7 +227,7 @@ pub fn spawn(
             Event::upsert(set)
         },
     );
-    watches.add::<EndpointSliceObject>(
+    watches.add::<EndpointSliceObject, _>(
         Kind::EndpointSlice,
         namespaced_key(Key::EndpointSlice),
         |slice| Event::upsert(slice.into_model()),
@@ -229,11 +255,11 @@ struct Watches<'a> {
 }
 
 impl Watches<'_> {
-    fn add<K>(
+    fn add<K, T: Into<Told> + Send + 'static>(
         &mut self,
         kind: Kind,
         key: impl Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static,
-        convert: impl Fn(K) -> Event + Copy + Send + Sync + 'static,
+        convert: impl Fn(K) -> T + Copy + Send + Sync + 'static,
     ) where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
     {
@@ -274,12 +300,12 @@ impl<KeyFn, Convert> Follower<KeyFn, Convert>
 where
     KeyFn: Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static,
 {
-    async fn run<K>(
+    async fn run<K, T: Into<Told> + Send>(
         mut self,
         stream: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send,
     ) where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
-        Convert: Fn(K) -> Event + Copy + Send + Sync + 'static,
+        Convert: Fn(K) -> T + Copy + Send + Sync + 'static,
     {
         let mut stream = std::pin::pin!(stream);
         while let Some(item) = stream.next().await {
@@ -303,10 +329,13 @@ where
         }
     }
 
-    async fn take<K>(&mut self, event: watcher::Event<DeserializeGuard<K>>) -> Result<(), Stopped>
+    async fn take<K, T: Into<Told> + Send>(
+        &mut self,
+        event: watcher::Event<DeserializeGuard<K>>,
+    ) -> Result<(), Stopped>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
-        Convert: Fn(K) -> Event + Copy + Send + Sync + 'static,
+        Convert: Fn(K) -> T + Copy + Send + Sync + 'static,
     {
         match event {
             watcher::Event::Apply(object) => self.upsert(object).await,
@@ -348,30 +377,39 @@ where
         self.tell(Heard::Event(Event::Synced(self.kind))).await
     }
 
-    async fn upsert<K>(&mut self, object: DeserializeGuard<K>) -> Result<(), Stopped>
+    async fn upsert<K, T: Into<Told> + Send>(
+        &mut self,
+        object: DeserializeGuard<K>,
+    ) -> Result<(), Stopped>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
-        Convert: Fn(K) -> Event + Copy + Send + Sync + 'static,
+        Convert: Fn(K) -> T + Copy + Send + Sync + 'static,
     {
         let key = self.key_of(&object);
         match object.0 {
             Ok(object) => {
-                self.absolve(&key).await?;
+                let Told { event, complaint } = (self.convert)(object).into();
+                match complaint {
+                    None => self.absolve(&key).await?,
+                    Some(reason) => {
+                        tracing::warn!(kind = self.kind.as_str(), ?key, %reason, "settings cannot be used; the next values in precedence hold");
+                        self.accuse(key.clone(), reason).await?;
+                    }
+                }
                 self.known.insert(key);
-                self.tell(Heard::Event((self.convert)(object))).await
+                self.tell(Heard::Event(event)).await
             }
             Err(invalid) => {
                 tracing::warn!(kind = self.kind.as_str(), ?key, error = %invalid.error, "object cannot be read; it counts as absent");
-                self.rejected.insert(key.clone());
-                let reason = invalid.error.clone();
-                let rejected = Rejected {
-                    key: key.clone(),
-                    reason,
-                };
-                self.tell(Heard::Rejected(rejected)).await?;
+                self.accuse(key.clone(), invalid.error.clone()).await?;
                 self.forget(key).await
             }
         }
+    }
+
+    async fn accuse(&mut self, key: Key, reason: String) -> Result<(), Stopped> {
+        self.rejected.insert(key.clone());
+        self.tell(Heard::Rejected(Rejected { key, reason })).await
     }
 
     /// An object that could not be read can be again, or is gone.
