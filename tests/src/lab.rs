@@ -274,6 +274,14 @@ impl Lab {
         self.kubectl.run(arguments)
     }
 
+    /// As [`Lab::kubectl`], with standard input.
+    ///
+    /// # Errors
+    /// As [`Lab::kubectl`].
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
+        self.kubectl.run_with(arguments, input)
+    }
+
     /// `kubectl apply` of a YAML text, server-side: the same words twice are one state.
     ///
     /// # Errors
