@@ -5,7 +5,7 @@ mod pools;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{FelixConfiguration, IPPool, Tier};
+use api::{FelixConfiguration, IPPool, KubeControllersConfiguration, Tier};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, Resource};
@@ -45,6 +45,14 @@ async fn attempt(client: &Client, pool: &str) -> Result<(), EnsureError> {
         let spec = json!({ "order": order, "defaultAction": action });
         create::<Tier>(client, "Tier", name, &spec).await?;
     }
+    // Other tools fail without it.
+    create::<KubeControllersConfiguration>(
+        client,
+        "KubeControllersConfiguration",
+        "default",
+        &json!({ "controllers": {} }),
+    )
+    .await?;
     create::<FelixConfiguration>(
         client,
         "FelixConfiguration",
