@@ -25,6 +25,7 @@ use model::{NatFacts, NodeName, ObjectName, World};
 use crate::host::{Host, Routers};
 use crate::link::{AddressKey, IfName, Lifetime, Mac, WorkloadLink};
 use crate::neighbour::NeighbourKey;
+use crate::route::Target;
 use crate::sysctl::{Ipv6Key, Sysctl};
 use crate::tables::Desired;
 
@@ -158,6 +159,18 @@ pub enum Finding {
         /// The parent.
         parent: IfName,
     },
+    /// The kernel would send IP-in-IP from an address that other nodes do not know this node by, and they would drop it.
+    #[error(
+        "IP-in-IP to {peer} would leave from {used}, but nodes accept it from node addresses only and this one's is {own}: route {peer} with source {own}"
+    )]
+    OuterSource {
+        /// The node address that was looked up.
+        peer: IpAddr,
+        /// What the kernel chooses.
+        used: IpAddr,
+        /// This node's address.
+        own: IpAddr,
+    },
     /// A configured MTU that the uplink cannot carry.
     #[error("FelixConfiguration {field}: {value} does not fit the uplink; {used} is used")]
     MtuTooLarge {
@@ -176,6 +189,20 @@ pub enum Finding {
         /// Octets.
         mtu: u32,
     },
+}
+
+impl Plan {
+    /// A node that is reached by IP-in-IP, whose device leaves the outer source to the kernel: worth a look at what it chooses.
+    pub fn ipip_peer(&self) -> Option<IpAddr> {
+        self.candidates
+            .values()
+            .flatten()
+            .filter(|candidate| candidate.rank == routes::Rank::IpipTunnel)
+            .find_map(|candidate| match &candidate.route.target {
+                Target::Hop(hop) => Some(hop.gateway),
+                Target::Device(_) | Target::Group(_) | Target::Blackhole => None,
+            })
+    }
 }
 
 /// Plans everything of this node but the recipes of pods.

@@ -126,3 +126,67 @@ async fn settle(
 fn publish(facts: &watch::Sender<NodeFacts>, key: &'static str, address: Option<IpAddr>) {
     facts.send_modify(|facts| facts.annotate(key, address.map(|address| address.to_string())));
 }
+
+#[cfg(test)]
+mod tests {
+    use api::EncapMode::{self, Always, CrossSubnet, Never};
+    use model::{Event, World};
+
+    use super::*;
+
+    fn pool(cidr: &str, vxlan: EncapMode, ipip: EncapMode) -> Event {
+        let spec = api::IPPoolSpec {
+            cidr: cidr.to_owned(),
+            vxlan_mode: Some(vxlan),
+            ipip_mode: Some(ipip),
+            ..api::IPPoolSpec::default()
+        };
+        let name = cidr.replace(['.', ':', '/'], "-");
+        Event::upsert(api::IPPool::new(&name, spec))
+    }
+
+    fn wanted(pools: &[Event], host: &Host, ipv6: bool) -> TunnelsWanted {
+        let mut world = World::new("a1".into());
+        for pool in pools {
+            world.apply(pool.clone());
+        }
+        TunnelsWanted::read(&Pools::read(&world).0, host, ipv6)
+    }
+
+    #[test]
+    fn each_encapsulation_wants_the_address_of_its_own_device() {
+        let pools = [
+            pool("10.1.0.0/16", Always, Never),
+            pool("10.2.0.0/16", Never, CrossSubnet),
+            pool("10.3.0.0/16", Never, Never),
+            pool("fd00::/64", CrossSubnet, Never),
+        ];
+        let kinds =
+            |host: &Host, ipv6| wanted(&pools, host, ipv6).0.into_keys().collect::<Vec<_>>();
+        let (vxlan, six, ipip) = (TunnelKind::Vxlan, TunnelKind::VxlanV6, TunnelKind::Ipip);
+        assert_eq!(kinds(&Host::default(), true), [ipip, vxlan, six]);
+        assert_eq!(kinds(&Host::default(), false), [ipip, vxlan]);
+        let mut host = Host::default();
+        host.lacks.ipip = Some("Unknown device type".into());
+        assert_eq!(
+            kinds(&host, true),
+            [vxlan, six],
+            "no address without a device"
+        );
+    }
+
+    #[test]
+    fn a_tunnel_that_moves_to_another_pool_is_looked_at_again() {
+        let before = wanted(
+            &[pool("10.1.0.0/16", Always, Never)],
+            &Host::default(),
+            true,
+        );
+        let after = wanted(
+            &[pool("10.2.0.0/16", Always, Never)],
+            &Host::default(),
+            true,
+        );
+        assert_ne!(before, after);
+    }
+}

@@ -10,6 +10,7 @@ mod report;
 mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -150,6 +151,17 @@ impl Driver {
     pub fn underlay(&mut self) -> Result<BTreeMap<IpNet, Hop>, DriverError> {
         self.list_unknown()?;
         Ok(self.underlay.clone())
+    }
+
+    /// The source address the kernel chooses towards a destination, `None` without a way there: what an outer header will carry.
+    ///
+    /// # Errors
+    /// [`DriverError::List`].
+    pub fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, DriverError> {
+        routes::source_towards(&mut self.socket, destination).map_err(|source| DriverError::List {
+            table: Table::Routes,
+            source,
+        })
     }
 
     /// Whether routes learnt by a former process are in the kernel.

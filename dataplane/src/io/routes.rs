@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU8;
 
 use ipnet::IpNet;
-use netlink::{Batch, Error, Message, Socket, attr};
+use netlink::{Batch, Errno, Error, Message, Socket, attr};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop,
@@ -106,6 +106,43 @@ pub(crate) fn list(
         }
     }
     Ok(found)
+}
+
+/// The source address the kernel chooses for packets of this host to a destination; `None` when it has no way there.
+pub(crate) fn source_towards(
+    socket: &mut Socket,
+    destination: IpAddr,
+) -> Result<Option<IpAddr>, Error> {
+    let found = socket.ask(
+        rtm::GETROUTE,
+        0,
+        |enc| match destination {
+            IpAddr::V4(v4) => {
+                enc.raw(&[rtm::AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                enc.put(RTA_DST, &v4.octets());
+            }
+            IpAddr::V6(v6) => {
+                enc.raw(&[rtm::AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                enc.put(RTA_DST, &v6.octets());
+            }
+        },
+        |message| {
+            let source = attr::parse(message.body.get(HEADER..)?).find(RTA_PREFSRC)?;
+            address(source.payload)
+        },
+    );
+    match found {
+        Ok(sources) => Ok(sources.into_iter().next()),
+        Err(error)
+            if matches!(
+                error.errno(),
+                Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn dump(socket: &mut Socket, devices: &Devices, family: u8) -> Result<Vec<Listed>, Error> {

@@ -141,6 +141,30 @@ async fn foreign_routes_are_left_alone_and_ours_replace_what_stands_in_their_pla
     assert!(host.ip("route").contains("192.0.2.0/24 via 10.1.0.9"));
 }
 
+#[test]
+fn the_source_of_outer_headers_is_the_kernels_choice_and_can_be_asked() {
+    let (host, _far) = host();
+    host.ip("addr add 192.0.2.7/32 dev lo");
+    host.ip("addr add fd01::11/64 dev eth0 nodad");
+    host.ip("route add 10.2.0.0/24 via 10.1.0.1");
+    host.ip("route add 10.3.0.0/24 via 10.1.0.1 src 192.0.2.7");
+    let mut driver = open(&host);
+    for (towards, source) in [
+        ("10.2.0.11", Some("10.1.0.11")),
+        ("10.3.0.11", Some("192.0.2.7")),
+        ("10.4.0.11", None),
+        ("fd01::12", Some("fd01::11")),
+        ("fd02::12", None),
+    ] {
+        let chosen = driver.source_towards(towards.parse().unwrap()).unwrap();
+        assert_eq!(
+            chosen,
+            source.map(|text| text.parse().unwrap()),
+            "{towards}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn learnt_routes_are_kept_while_bgp_converges() {
     let (host, _far) = host();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use dataplane::host::Host;
 use dataplane::io::{Changed, Config, Driver as RouteDriver, Monitor, SysctlRoot};
 use dataplane::link::IfName;
+use dataplane::plan::Finding;
 use dataplane::plan::pools::Pools;
 use dataplane::plan::settings::{Bgp, Settings};
 use dataplane::tables::{Desired, Retain, Table};
@@ -222,7 +223,8 @@ impl Kernel {
             .map_err(|error| refused(ROUTES, &error, metrics))?;
         let (pools, _) = Pools::read(world);
         self.host.lacks = self.lacks.of(&pools);
-        let plan = dataplane::plan::plan(world, &self.host, &self.settings);
+        let mut plan = dataplane::plan::plan(world, &self.host, &self.settings);
+        plan.findings.extend(self.outer_source(world, &plan));
         self.pod_mtu = plan.mtu.pod;
         let settings =
             PolicySettings::from_world(world, plan.nat.clone(), self.policy.features().abilities);
@@ -242,6 +244,14 @@ impl Kernel {
             .set(i64::try_from(world.local_endpoints().count()).unwrap_or(i64::MAX));
         self.owed = Dirty::NONE;
         Ok(())
+    }
+
+    /// Whether IP-in-IP leaves from the address other nodes know. A lookup that fails says nothing: the next round asks again.
+    fn outer_source(&mut self, world: &World, plan: &dataplane::plan::Plan) -> Option<Finding> {
+        let own = world.this_node()?.address(false)?;
+        let peer = plan.ipip_peer()?;
+        let used = self.routes.source_towards(peer).ok().flatten()?;
+        (used != own).then_some(Finding::OuterSource { peer, used, own })
     }
 
     fn look(&mut self) -> Result<(), dataplane::io::DriverError> {

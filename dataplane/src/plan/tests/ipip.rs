@@ -59,6 +59,8 @@ fn ipip_goes_to_the_node_address_over_the_device_of_the_module() {
         (None, 3)
     );
     assert_eq!(plan.nat.tunnels[0].device, "tunl0");
+    assert_eq!(plan.ipip_peer(), Some("10.1.0.12".parse().unwrap()));
+    assert_eq!(planned(cluster(Always), Bgp::On).ipip_peer(), None);
     assert_eq!(plan.findings, []);
 }
 
