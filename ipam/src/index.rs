@@ -516,6 +516,12 @@ impl Index {
         })
     }
 
+    /// Addresses of this node's blocks that rest.
+    pub fn cooling(&self) -> usize {
+        let own = self.near().filter(|stored| stored.value.is_of(&self.node));
+        own.map(|stored| stored.value.cooling()).sum()
+    }
+
     /// What is held at a place of a block that concerns this node.
     pub fn at(&self, block: IpNet, ordinal: u32) -> Option<Held> {
         match self.blocks.get(&block)? {

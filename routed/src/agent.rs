@@ -132,6 +132,8 @@ impl Wiring {
         self.start_writers(&mut rest, &told, &ipam);
         let (handle, speaker_seen) = watch::channel(None);
         let cni = self.start_cni(&ipam, &told.world)?;
+        let sessions = metrics::bgp::Exporter(speaker_seen.clone());
+        self.metrics.collect(Box::new(sessions));
         self.serve(&mut rest, &told.world, speaker_seen);
         let speaker = tokio::spawn(speaker::run(speaker::Deps {
             peering: told.peering,
@@ -235,7 +237,9 @@ impl Wiring {
         let (sync, stop) = (told.sync.clone(), self.stop.clone());
         named(rest, "reach", reachable(freshness, sync, stop));
         let node = model::NodeName::from(self.args.node.as_str());
-        let (ipam, task) = ipam::spawn(self.client.clone(), node, self.stop.clone());
+        let numbers = ipam::Numbers::default();
+        self.metrics.show(|registry| numbers.register(registry));
+        let (ipam, task) = ipam::spawn(self.client.clone(), node, numbers, self.stop.clone());
         named(rest, "ipam", flatten(task));
         let (world, metrics) = (told.world.clone(), self.metrics.clone());
         let inbox = distribute(heard_seen, ipam.clone(), world, metrics);

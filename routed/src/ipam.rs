@@ -21,6 +21,7 @@ use model::NodeName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod numbers;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use ::ipam::handle::is_warm;
 pub use ::ipam::{
     AssignError, Assigned, Class, Held, Living, Release, ReleaseError, Released, Taken,
 };
+pub use numbers::Numbers;
 pub use task::Counters;
 
 /// Requests that may wait for the task: twice the attachments in flight.
@@ -128,12 +130,13 @@ pub struct IpamHandle {
 pub fn spawn(
     client: Client,
     node: NodeName,
+    numbers: Numbers,
     stop: watch::Receiver<bool>,
 ) -> (IpamHandle, JoinHandle<()>) {
     let (asks, asked) = mpsc::channel(ASKS);
     let (events, told) = mpsc::channel(EVENTS);
     let store = Store::new(&client, node.as_str().into());
-    let task = Task::new(&node, store, crate::clock::unix_nanos());
+    let task = Task::new(&node, store, numbers, crate::clock::unix_nanos());
     let handle = IpamHandle { asks, events, node };
     (handle, tokio::spawn(task.run(asked, told, stop)))
 }

@@ -2,6 +2,8 @@
 //!
 //! Bounded cardinality: labels are kinds, domains, verbs, codes and this node's own peers, never pods or prefixes.
 
+pub mod bgp;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -147,6 +149,11 @@ impl Metrics {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .register_collector(collector);
+    }
+
+    /// Adds numbers that another task keeps.
+    pub fn show(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn render(&self) -> Result<String, std::fmt::Error> {

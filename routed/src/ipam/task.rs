@@ -18,6 +18,7 @@ use model::NodeName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::numbers::Numbers;
 use super::told::{Names, Told};
 
 /// How soon it is noticed that a caller stopped waiting.
@@ -66,6 +67,7 @@ pub struct Counters {
 enum Waiter {
     Assign {
         handle: String,
+        asked: Instant,
         answer: oneshot::Sender<Result<Vec<Assigned>, AssignError>>,
     },
     Release(oneshot::Sender<Result<Released, ReleaseError>>),
@@ -96,10 +98,11 @@ pub(super) struct Task<S> {
     next_request: u64,
     calls: FuturesUnordered<BoxFuture<'static, Done>>,
     counters: Counters,
+    numbers: Numbers,
 }
 
 impl<S: Calls> Task<S> {
-    pub(super) fn new(node: &NodeName, store: S, seed: u64) -> Self {
+    pub(super) fn new(node: &NodeName, store: S, numbers: Numbers, seed: u64) -> Self {
         let settings = Settings {
             seed,
             ..Settings::default()
@@ -112,6 +115,7 @@ impl<S: Calls> Task<S> {
             next_request: 0,
             calls: FuturesUnordered::new(),
             counters: Counters::default(),
+            numbers,
         }
     }
 
@@ -163,6 +167,7 @@ impl<S: Calls> Task<S> {
             Ask::Assign(request, answer) => {
                 let id = self.request(Waiter::Assign {
                     handle: request.handle.clone(),
+                    asked: Instant::now(),
                     answer,
                 });
                 self.feed(Input::Assign(id, request));
@@ -232,10 +237,14 @@ impl<S: Calls> Task<S> {
             (
                 Some(Waiter::Assign {
                     handle,
+                    asked,
                     answer: waiting,
                 }),
                 Answer::Assign(answer),
             ) => {
+                if let Ok(assigned) = &answer {
+                    self.numbers.assigned(assigned, asked.elapsed());
+                }
                 if let Err(Ok(assigned)) = waiting.send(answer) {
                     self.give_back(handle, &assigned);
                 }
@@ -300,8 +309,10 @@ impl<S: Calls> Task<S> {
     }
 
     fn note(&mut self, note: &Note) {
+        self.numbers.note(note);
         match note {
             Note::Landed { block, batch } => {
+                self.numbers.stock(&self.allocator);
                 self.counters.swaps += 1;
                 self.counters.items += *batch as u64;
                 tracing::debug!(%block, batch, "block written");

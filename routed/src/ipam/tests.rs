@@ -59,7 +59,9 @@ async fn rig(synced: bool) -> Rig {
     let (asks, asked) = mpsc::channel(ASKS);
     let (events, told) = mpsc::channel(EVENTS);
     let node = NodeName::from("n1");
-    let task = tokio::spawn(Task::new(&node, store.clone(), 1).run(asked, told, stopped));
+    let task = tokio::spawn(
+        Task::new(&node, store.clone(), Numbers::default(), 1).run(asked, told, stopped),
+    );
     let handle = IpamHandle { asks, events, node };
     let pool: api::IPPool = serde_json::from_value(json!({
         "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
