@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::family::{Families, Family};
+use crate::guest::{self, Guest};
 use crate::machine::Machine;
 use crate::peers::{self, Software, Tor};
 use crate::run::Run;
@@ -62,6 +63,10 @@ pub struct Topology {
     pub racks: Vec<Rack>,
     /// What the cluster speaks; the routers speak BGP in these families.
     pub families: Families,
+    /// Whether the nodes live in a guest, on a kernel of their own; routers, control plane and outside never do.
+    pub in_guest: bool,
+    /// What the disks of nodes in a guest hold from the beginning: filled in by [`crate::Lab`].
+    pub images: Option<PathBuf>,
 }
 
 /// One subnet with its router and nodes.
@@ -103,6 +108,8 @@ impl Topology {
                 rack("b", 2, Some(Software::Frr), 2),
             ],
             families: Families::default(),
+            in_guest: false,
+            images: None,
         }
     }
 
@@ -110,6 +117,22 @@ impl Topology {
     pub fn one_subnet(nodes: u8) -> Self {
         Self {
             racks: vec![rack("n", 1, None, nodes)],
+            families: Families::default(),
+            in_guest: false,
+            images: None,
+        }
+    }
+
+    /// Two nodes in rack A and one in rack B, in a guest: the fewest that have a neighbour in the same subnet and one in
+    /// another.
+    pub fn guest_racks() -> Self {
+        Self {
+            racks: vec![
+                rack("a", 1, Some(Software::Bird), 2),
+                rack("b", 2, Some(Software::Frr), 1),
+            ],
+            in_guest: true,
+            images: None,
             families: Families::default(),
         }
     }
@@ -226,8 +249,8 @@ impl Fabric {
         let names: Vec<String> = ["control".to_owned(), "outside".to_owned()]
             .into_iter()
             .chain(topology.racks.iter().map(Rack::router))
-            .chain(topology.nodes().map(|(_, node)| node.name.clone()))
             .collect();
+        let nodes = Self::boot_nodes(run, &topology, tools);
         let mut machines =
             wait::together(&names, |name| Machine::boot(run, name, tools).map(Arc::new))?
                 .into_iter();
@@ -238,10 +261,7 @@ impl Fabric {
             .iter()
             .map(|_| next())
             .collect::<Result<Vec<_>>>()?;
-        let nodes = topology
-            .nodes()
-            .map(|_| next())
-            .collect::<Result<Vec<_>>>()?;
+        let nodes = nodes?;
         let families = topology.families;
         for (rack, router) in topology.racks.iter().zip(&routers) {
             route_for(rack, router, families)?;
@@ -272,6 +292,41 @@ impl Fabric {
         }
         peers::start(&mut fabric.tors)?;
         Ok(fabric)
+    }
+
+    fn boot_nodes(
+        run: &Arc<Run>,
+        topology: &Topology,
+        tools: &[PathBuf],
+    ) -> Result<Vec<Arc<Machine>>> {
+        let names: Vec<String> = topology
+            .nodes()
+            .map(|(_, node)| node.name.clone())
+            .collect();
+        if !topology.in_guest {
+            return wait::together(&names, |name| Machine::boot(run, name, tools).map(Arc::new));
+        }
+        let options = guest::Options {
+            processors: 2,
+            memory: 3072,
+            disk: Some(8192),
+            tree: topology.images.clone(),
+            ports: names.clone(),
+            ..guest::Options::new("guest")
+        };
+        let guest = Guest::boot(run, options)?;
+        wait::together(&names, |name| {
+            Machine::boot_in(&guest, name, tools).map(Arc::new)
+        })
+    }
+
+    /// The guest that the nodes live in.
+    ///
+    /// # Errors
+    /// They live in none.
+    pub fn guest(&self) -> Result<&Arc<Guest>> {
+        let mut guests = self.nodes.iter().filter_map(|node| node.guest());
+        guests.next().context("the nodes live in no guest")
     }
 
     /// Gives a freshly booted node its cable, addresses and default routes.

@@ -115,6 +115,10 @@ impl Lab {
             })
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
+        // In a guest they are no processes of this machine.
+        if threads.is_empty() {
+            return Ok(());
+        }
         let words: Vec<&str> = ["-n", PRIORITY, "-p"]
             .into_iter()
             .chain(threads.iter().map(String::as_str))

@@ -111,7 +111,7 @@ fn stripped(file: &Path) -> Result<Vec<u8>> {
         file.file_name().unwrap_or_default().to_string_lossy()
     ));
     let mut run = std::process::Command::new(strip);
-    run.args(["--strip-debug", "-o"]).arg(&out).arg(file);
+    run.args(["--strip-all", "-o"]).arg(&out).arg(file);
     let content = command::output(&mut run, None)
         .and_then(|_| std::fs::read(&out).context("read the stripped program"));
     drop(std::fs::remove_file(&out));

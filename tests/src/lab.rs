@@ -12,7 +12,8 @@ use crate::control::{Control, PORT};
 use crate::fabric::{self, Fabric, Topology};
 use crate::family::{Families, Family};
 use crate::kubectl::Kubectl;
-use crate::node::{Node, ProxyMode};
+use crate::margay;
+use crate::node::{self, Node, ProxyMode};
 use crate::run::Run;
 use crate::{forward, image, progress, requires, wait};
 
@@ -82,6 +83,14 @@ impl Lab {
     /// The machine lacks something, or a part does not come up: named, with the end of its log. Nothing is left behind.
     pub fn start(options: Options) -> Result<Self> {
         requires::check()?;
+        if options.topology.in_guest {
+            let missing = requires::guest_missing();
+            anyhow::ensure!(
+                missing.is_empty(),
+                "this machine cannot hold a guest:\n  {}",
+                missing.join("\n  ")
+            );
+        }
         let binaries = Binaries::ready(options.kube_bin.as_deref(), options.bin_dir.as_deref())?;
         let run = Run::open(&binaries::lab_directory()?)?;
         let logs = run.logs();
@@ -89,9 +98,18 @@ impl Lab {
             .with_context(|| format!("the lab did not come up; all logs: {}", logs.display()))
     }
 
-    fn bring_up(options: Options, binaries: Binaries, run: &Arc<Run>) -> Result<Self> {
+    fn bring_up(mut options: Options, binaries: Binaries, run: &Arc<Run>) -> Result<Self> {
         let tools = binaries.tools();
         let families = options.topology.families;
+        image::write(&image::probe()?, &run.shared().join(PROBE_ARCHIVE))?;
+        let mut archives = [PROBE_ARCHIVE].as_slice();
+        if options.topology.in_guest {
+            // Unpacking an image takes a guest minutes.
+            options.topology.images = Some(progress::step("images for the guest's disk", || {
+                provision(&options.topology, &binaries, run)
+            })?);
+            archives = &[];
+        }
         let fabric = progress::step("machines, cables and routers", || {
             Fabric::build(run, options.topology, &tools)
         })?;
@@ -102,7 +120,6 @@ impl Lab {
             .map(|((rack, plan), machine)| Node::new(rack, plan, families, machine, &binaries))
             .collect();
         let names: Vec<String> = nodes.iter().map(|node| node.name().to_owned()).collect();
-        image::write(&image::probe()?, &run.shared().join(PROBE_ARCHIVE))?;
         let control = Control::start(&fabric.control, &binaries, families, &names)?;
         let api = SocketAddr::new(fabric::control(families.first()), PORT);
         let port = forward::open(fabric.control.pid(), api)?;
@@ -122,7 +139,7 @@ impl Lab {
         std::thread::scope(|scope| {
             let runtimes = scope.spawn(|| {
                 progress::step("containerd on every node", || {
-                    lab.each_node(|node| node.start_containerd(&[PROBE_ARCHIVE]))
+                    lab.each_node(|node| node.start_containerd(archives))
                 })
             });
             progress::step("etcd and the API server", || lab.control_ready())?;
@@ -233,6 +250,26 @@ impl Lab {
         node.start_containerd(&[])?;
         node.start_kubelet()?;
         node.start_proxy(ProxyMode::default())
+    }
+
+    /// Cuts the power of the guest that all nodes live in and boots it again with its disk; containerd, kubelet and
+    /// kube-proxy start again on every node.
+    ///
+    /// # Errors
+    /// The nodes live in no guest, or a part does not come up.
+    pub fn reset_guest(&self) -> Result<()> {
+        let guest = self.fabric.guest()?;
+        guest.power_off();
+        self.nodes.iter().for_each(Node::forget_services);
+        guest.reset()?;
+        for index in 0..self.nodes.len() {
+            self.fabric.reboot(index)?;
+        }
+        self.each_node(|node| {
+            node.start_containerd(&[])?;
+            node.start_kubelet()?;
+            node.start_proxy(ProxyMode::default())
+        })
     }
 
     /// Where the binaries come from.
@@ -438,6 +475,15 @@ impl Lab {
             "-o=jsonpath={.spec.nodeName}",
         ])
     }
+}
+
+fn provision(topology: &Topology, binaries: &Binaries, run: &Arc<Run>) -> Result<PathBuf> {
+    margay::write_image(&binaries.own, &run.shared().join(margay::ARCHIVE))?;
+    let nodes: Vec<String> = topology
+        .nodes()
+        .map(|(_, node)| node.name.clone())
+        .collect();
+    node::provision(run, &nodes, &[PROBE_ARCHIVE, margay::ARCHIVE])
 }
 
 /// A pod as the lab looks at it.

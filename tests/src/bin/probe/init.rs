@@ -93,6 +93,12 @@ fn furnish(layout: &Layout) -> Result<(), String> {
     fs::write(run.join("xtables.lock"), "")
         .map_err(|error| format!("write xtables.lock: {error}"))?;
     bind(&layout.shared, &run.join("lab"))?;
+    // In a guest the disks are a file system of their own, which a bind leaves behind.
+    if let Some(disks) = state.parent()
+        && let Ok(inside) = disks.strip_prefix(&layout.shared)
+    {
+        bind(disks, &run.join("lab").join(inside))?;
+    }
     for tool in &layout.tools {
         let name = tool
             .file_name()

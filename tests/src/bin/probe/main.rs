@@ -11,11 +11,16 @@
     reason = "its output is its result"
 )]
 
+mod agent;
+mod ask;
+mod boot;
 mod dial;
 mod flow;
 mod fresh;
 mod init;
+mod modules;
 mod serve;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -27,18 +32,28 @@ const USAGE: &str = "usage:
   probe flow ADDRESS [--tcp PORT] [--udp PORT] [--rate N] [--seconds N]   numbered messages to an echo; prints JSON
   probe fresh ADDRESS:PORT SECONDS FIRST-SOURCE-PORT             a new UDP conversation each millisecond; prints JSON
   probe pause                                                    wait for a signal
-  probe init ...                                                 first process of a machine of the lab";
+  probe init ...                                                 first process of a machine of the lab
+  probe boot ...                                                 first process of a guest kernel; also its `modprobe`
+  probe agent ADDRESS:PORT                                       in a guest: runs programs for `ask`
+  probe ask ADDRESS:PORT FIRST-PROCESS WORDS...                  runs a program in a guest, as if it ran here";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments = std::env::args();
+    // The kernel of a guest calls the same file by another name.
+    let called = arguments.next().unwrap_or_default();
+    let arguments: Vec<String> = arguments.collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
+        rest if called.ends_with("/modprobe") => modules::probe(rest),
         ["serve", rest @ ..] => serve::run(rest),
         ["dial", rest @ ..] => dial::run(rest),
         ["dials", rest @ ..] => dial::run_all(rest),
         ["flow", rest @ ..] => flow::run(rest),
         ["fresh", rest @ ..] => fresh::run(rest),
         ["init", rest @ ..] => init::run(rest),
+        ["boot", rest @ ..] => boot::run(rest),
+        ["agent", rest @ ..] => agent::run(rest),
+        ["ask", rest @ ..] => ask::run(rest),
         ["pause"] | [] => pause(),
         _ => Err(USAGE.to_owned()),
     };

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::capture::Recording;
 use crate::family::Families;
+use crate::guest::Guest;
 use crate::image;
 use crate::lab::Lab;
 use crate::machine::Service;
@@ -29,7 +30,12 @@ impl Bed for Lab {
     }
 
     fn record(&self, node: &str) -> Result<Finish> {
-        let recording = Recording::start(&self.node(node).machine, "eth0", FILTER)?;
+        let machine = &self.node(node).machine;
+        // The cable of a node in a guest ends here, where recording costs little.
+        let recording = match machine.guest() {
+            Some(guest) => Recording::start(guest.holder(), &Guest::link(node), FILTER),
+            None => Recording::start(machine, "eth0", FILTER),
+        }?;
         Ok(Box::new(move || recording.finish()))
     }
 }
