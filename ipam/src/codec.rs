@@ -103,9 +103,13 @@ pub fn parse_handle(stored: &IPAMHandle) -> Stored<Handle> {
     }
 }
 
-/// Writes a handle, labelled with the node that writes it; `meta` is that of the object it replaces.
+/// Writes a handle, labelled with the node that writes it, or by the leader (no node) with the labels it has; `meta` is that of the
+/// object it replaces.
 pub fn render_handle(handle: &Handle, node: &str, meta: Option<&Meta>) -> IPAMHandle {
-    let labels = BTreeMap::from([(name::LABEL_NODE_HASH.to_owned(), name::node_hash(node))]);
+    let mut labels = BTreeMap::new();
+    if !node.is_empty() {
+        labels.insert(name::LABEL_NODE_HASH.to_owned(), name::node_hash(node));
+    }
     IPAMHandle {
         metadata: render_meta(handle.name(), meta, labels),
         spec: IPAMHandleSpec {

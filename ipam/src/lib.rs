@@ -18,6 +18,7 @@ pub mod allocator;
 pub mod audit;
 pub mod block;
 pub mod codec;
+pub mod collector;
 pub mod handle;
 pub mod index;
 pub mod memory;

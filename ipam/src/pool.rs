@@ -15,9 +15,11 @@ use crate::time::Time;
 mod overlap;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub(crate) use overlap::overlap;
 pub use overlap::overlaps;
+pub use usage::{Allocatable, Finalizer, Usage, finalizer};
 
 /// Labels of a node or namespace: key → value.
 pub type Labels = BTreeMap<String, String>;

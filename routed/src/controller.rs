@@ -1,10 +1,16 @@
-//! The cluster controller: one of its replicas, elected by a Lease, creates the objects that must exist and writes conditions.
+//! The cluster controller: one of its replicas, elected by a Lease, creates the objects that must exist, frees what nobody holds any
+//! more, leads pools to their end, and writes conditions.
 //!
-//! Correctness never rests on it: nodes judge every object themselves. It only makes visible what they decide.
+//! Correctness never rests on it: nodes judge every object themselves, and each write is a compare-and-swap. Without it nothing that
+//! a dead node left is freed, and nobody reads what nodes decided.
 
 mod defaults;
 mod election;
-mod judge;
+mod feed;
+mod fleet;
+mod leader;
+mod status;
+mod verdict;
 
 use std::sync::Arc;
 
@@ -13,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::args::ControllerArgs;
 
-pub use judge::judge;
+pub use verdict::{Verdict, judge};
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -32,9 +38,9 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
             };
             tracing::info!("elected: this replica acts");
             let client = client.clone();
-            let pool = args.default_pool.clone();
+            let (pool, namespace) = (args.default_pool.clone(), args.namespace.clone());
             let lost = tokio::select! {
-                () = act(client, pool) => false,
+                () = act(client, pool, namespace) => false,
                 () = term.hold(stop.clone()) => true,
             };
             tracing::info!(lost, "stepping back");
@@ -54,10 +60,11 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn act(client: kube::Client, pool: String) {
-    let client = Arc::new(client);
+async fn act(client: kube::Client, pool: String, namespace: String) {
+    let (telling, told) = leader::channels();
     tokio::join!(
-        defaults::ensure(Arc::clone(&client), pool),
-        judge::write_conditions(client),
+        defaults::ensure(Arc::new(client.clone()), pool),
+        leader::lead(client.clone(), namespace, telling),
+        status::keep(client, told),
     );
 }

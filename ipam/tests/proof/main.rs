@@ -9,8 +9,10 @@
     reason = "a test that meets what it does not expect fails on the spot, and tells what it walked"
 )]
 
+mod collect;
 mod crash;
 mod exhaustive;
+mod leader;
 mod random;
 mod scenarios;
 mod sim;

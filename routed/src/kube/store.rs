@@ -50,6 +50,11 @@ impl Store {
         }
     }
 
+    /// The store as the leader writes it: labels of nodes stay as they are.
+    pub fn of_leader(client: &Client) -> Self {
+        Self::new(client, Arc::from(""))
+    }
+
     /// Carries a call out.
     ///
     /// # Errors
