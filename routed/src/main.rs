@@ -15,7 +15,7 @@ async fn main() -> ExitCode {
         }
         Command::Controller(args) => {
             log::init(&args.log);
-            daemon(controller::run(args).await)
+            daemon(Box::pin(controller::run(args)).await)
         }
         Command::Status(socket) => cli::status(&socket).await,
         Command::Bgp { socket, question } => cli::bgp(&socket, &question).await,
