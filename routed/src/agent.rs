@@ -31,6 +31,7 @@ use crate::cni;
 use crate::health::{self, Health};
 use crate::inspect::{self, Inspector};
 use crate::ipam::{self, IpamHandle};
+use crate::kube::pulse::Pulse;
 use crate::kube::{client, lease, node, secrets, watch as watches};
 use crate::log::LogFilter;
 use crate::metrics::{self, KindLabel, Metrics};
@@ -61,7 +62,7 @@ pub async fn run(args: RunArgs, log: LogFilter) -> anyhow::Result<()> {
         lock = lock::acquire(&args.run_dir) => lock?,
         _ = &mut terminated => return Ok(()),
     };
-    let client = client::connect(args.kubeconfig.as_deref())
+    let connection = client::open(args.kubeconfig.as_deref())
         .await
         .context("no connection to the API server")?;
     let (stop_sender, stop) = watch::channel(false);
@@ -69,12 +70,12 @@ pub async fn run(args: RunArgs, log: LogFilter) -> anyhow::Result<()> {
         started,
         args,
         log,
-        client,
+        client: connection.client,
         health: Arc::new(Health::default()),
         metrics: Metrics::default(),
         stop,
     };
-    let mut tasks = wiring.start()?;
+    let mut tasks = wiring.start((connection.lease, connection.pulse))?;
     let ended = tokio::select! {
         signal = &mut terminated => {
             tracing::info!(signal = ?signal.ok(), "stopping; the kernel keeps what it has");
@@ -125,11 +126,15 @@ struct Told {
 }
 
 impl Wiring {
-    fn start(self) -> anyhow::Result<Tasks> {
+    fn start(self, lease: (::kube::Client, Pulse)) -> anyhow::Result<Tasks> {
         let mut rest = JoinSet::new();
         let told = self.start_world(&mut rest)?;
         let (ipam, watches) = self.start_watches(&mut rest, &told);
         self.start_writers(&mut rest, &told, &ipam);
+        let (client, pulse) = lease;
+        let (namespace, node) = (self.args.namespace.clone(), self.args.node.clone());
+        let renew = lease::renew(client, pulse, namespace, node, self.stop.clone());
+        named(&mut rest, "lease", renew);
         let (handle, speaker_seen) = watch::channel(None);
         let cni = self.start_cni(&ipam, &told.world)?;
         let sessions = metrics::bgp::Exporter(speaker_seen.clone());
@@ -262,13 +267,6 @@ impl Wiring {
         let (wanted, facts) = (told.tunnels.clone(), told.facts.clone());
         let keep = tunnel::keep(node.clone(), ipam.clone(), wanted, facts, stop.clone());
         named(rest, "tunnel", keep);
-        let renew = lease::renew(
-            client.clone(),
-            namespace.clone(),
-            node.clone(),
-            stop.clone(),
-        );
-        named(rest, "lease", renew);
         let follow = secrets::follow(
             client.clone(),
             namespace.clone(),

@@ -5,6 +5,7 @@ pub mod lease;
 pub mod lenient;
 pub mod node;
 pub mod objects;
+pub mod pulse;
 pub mod report;
 pub mod secrets;
 pub mod store;

@@ -8,6 +8,8 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
+use super::pulse::Pulse;
+
 /// How often the Lease is renewed.
 pub const RENEW: Duration = Duration::from_secs(10);
 /// After this long without renewal the daemon counts as gone.
@@ -15,9 +17,10 @@ pub const DURATION: Duration = Duration::from_secs(40);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Renews `namespace/node` until told to stop. A failure is logged and tried again at the next turn: the Lease is a sign of life,
-/// nothing waits for it.
+/// nothing waits for it. Whether the server answers at all is told to the pulse.
 pub async fn renew(
     client: Client,
+    mut pulse: Pulse,
     namespace: String,
     node: String,
     mut stop: watch::Receiver<bool>,
@@ -30,7 +33,13 @@ pub async fn renew(
             _ = timer.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        match tokio::time::timeout(LIMIT, once(&leases, &node)).await {
+        let outcome = tokio::time::timeout(LIMIT, once(&leases, &node)).await;
+        match &outcome {
+            // A refused connection is an answer too: whoever waits on it has been told.
+            Ok(_) => pulse.answered(),
+            Err(_elapsed) => pulse.missed(),
+        }
+        match outcome {
             Ok(Ok(())) => failing = false,
             Ok(Err(error)) if !failing => {
                 failing = true;

@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::networking::v1::NetworkPolicy as KubePolicy;
 use kube::core::DeserializeGuard;
-use kube::runtime::watcher::{self, Config};
+use kube::runtime::watcher::{self, Config, DefaultBackoff};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use model::{Event, Key, Kind, NamespacedName, Object, ObjectName};
@@ -24,6 +25,9 @@ use super::lenient::Lenient;
 use super::objects::{
     EndpointSliceObject, NamespaceObject, NodeObject, PodObject, ServiceAccountObject,
 };
+
+/// The longest pause before a list anew.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// An object that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -264,7 +268,7 @@ impl Watches<'_> {
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
     {
         let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
-        let stream = watch(api, Config::default()).default_backoff();
+        let open = move || watch(api.clone(), Config::default()).default_backoff();
         let state = Follower {
             kind,
             key,
@@ -275,8 +279,14 @@ impl Watches<'_> {
             heard: self.heard.clone(),
             freshness: Arc::clone(self.freshness),
         };
-        self.tasks.spawn(state.run(stream));
+        self.tasks.spawn(state.run(open));
     }
+}
+
+/// Whether the server refused to begin a watch because it no longer knows the version. The watcher lists anew when it is told so
+/// inside a stream, but repeats a refused beginning for ever with the same version.
+fn is_too_old(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 struct Follower<KeyFn, Convert> {
@@ -300,14 +310,15 @@ impl<KeyFn, Convert> Follower<KeyFn, Convert>
 where
     KeyFn: Fn(Option<String>, String) -> Key + Copy + Send + Sync + 'static,
 {
-    async fn run<K, T: Into<Told> + Send>(
-        mut self,
-        stream: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send,
-    ) where
+    async fn run<K, T, S>(mut self, open: impl Fn() -> S + Send)
+    where
+        T: Into<Told> + Send,
+        S: Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send,
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
         Convert: Fn(K) -> T + Copy + Send + Sync + 'static,
     {
-        let mut stream = std::pin::pin!(stream);
+        let mut stream = std::pin::pin!(open());
+        let mut pauses = DefaultBackoff::default();
         while let Some(item) = stream.next().await {
             let told = match item {
                 Ok(event) => {
@@ -320,6 +331,10 @@ where
                         tracing::warn!(kind = self.kind.as_str(), %error, "watch broken, resuming with back-off");
                     }
                     self.freshness.mark(self.kind, true, 0);
+                    if is_too_old(&error) {
+                        tokio::time::sleep(pauses.next().unwrap_or(PAUSE)).await;
+                        stream.set(open());
+                    }
                     Ok(())
                 }
             };
@@ -437,3 +452,6 @@ where
         self.heard.send(heard).await.map_err(|_closed| Stopped)
     }
 }
+
+#[cfg(test)]
+mod tests;
