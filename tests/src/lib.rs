@@ -15,10 +15,14 @@
     reason = "the lab acts: it is an `io` room as a whole"
 )]
 
+pub mod apiproxy;
 pub mod binaries;
 pub mod capture;
+pub mod changes;
+pub mod cni;
 pub mod command;
 pub mod control;
+pub mod daemon;
 pub mod fabric;
 pub mod family;
 pub mod flow;
@@ -37,6 +41,7 @@ pub mod progress;
 pub mod requires;
 pub mod rival;
 pub mod run;
+pub mod seed;
 pub mod wait;
 pub mod wire;
 

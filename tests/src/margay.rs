@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::apiproxy::{self, ApiProxy};
 use crate::control::PORT;
 use crate::fabric::{Topology, control, pod_pool};
 use crate::family::Family;
@@ -83,9 +84,23 @@ impl Lab {
     /// # Errors
     /// As [`Lab::install_margay`].
     pub fn install_margay_with(&self, encapsulation: Encapsulation) -> Result<()> {
+        self.install(encapsulation, PORT)
+    }
+
+    /// As [`Lab::install_margay`], with the proxy between Margay and the API server. Everybody else talks to the server itself.
+    ///
+    /// # Errors
+    /// As [`Lab::install_margay`], and when the proxy does not start.
+    pub fn install_margay_behind_proxy(&self) -> Result<ApiProxy> {
+        let proxy = ApiProxy::start(self)?;
+        self.install(Encapsulation::default(), apiproxy::PORT)?;
+        Ok(proxy)
+    }
+
+    fn install(&self, encapsulation: Encapsulation, port: u16) -> Result<()> {
         progress::step("Margay's image on every node", || self.load_margay())?;
         progress::step("kubectl apply -f manifests/margay.yaml", || {
-            self.apply_margay(encapsulation)
+            self.apply_margay(encapsulation, port)
         })?;
         progress::step("Margay ready, nodes Ready", || {
             // A guest without acceleration is some ten times slower.
@@ -118,7 +133,7 @@ impl Lab {
         })
     }
 
-    fn apply_margay(&self, encapsulation: Encapsulation) -> Result<()> {
+    fn apply_margay(&self, encapsulation: Encapsulation, port: u16) -> Result<()> {
         let place = binaries::workspace().join("manifests/margay.yaml");
         let manifest =
             std::fs::read_to_string(&place).with_context(|| format!("read {}", place.display()))?;
@@ -139,6 +154,7 @@ impl Lab {
             "--all",
             "--timeout=30s",
         ])?;
+        self.apply_yaml(&endpoint(&self.fabric.topology, port))?;
         self.apply_yaml(&objects(&self.fabric.topology, encapsulation))?;
         for rack in self
             .fabric
@@ -272,10 +288,9 @@ pub fn pool_name(family: Family) -> &'static str {
     }
 }
 
-/// What Margay must know of this datacentre: where the API is before services work, the pools, the peers of each rack.
-pub fn objects(topology: &Topology, encapsulation: Encapsulation) -> String {
-    let routed = topology.racks.iter().any(|rack| rack.software.is_some());
-    let mut text = format!(
+/// Where the API is, before services work.
+fn endpoint(topology: &Topology, port: u16) -> String {
+    format!(
         "apiVersion: v1
 kind: Namespace
 metadata: {{name: {NAMESPACE}}}
@@ -283,14 +298,21 @@ metadata: {{name: {NAMESPACE}}}
 apiVersion: v1
 kind: ConfigMap
 metadata: {{name: kubernetes-services-endpoint, namespace: {NAMESPACE}}}
-data: {{KUBERNETES_SERVICE_HOST: \"{control}\", KUBERNETES_SERVICE_PORT: \"{PORT}\"}}
----
-apiVersion: projectcalico.org/v3
+data: {{KUBERNETES_SERVICE_HOST: \"{control}\", KUBERNETES_SERVICE_PORT: \"{port}\"}}
+",
+        control = control(topology.families.first()),
+    )
+}
+
+/// What Margay must know of this datacentre: the pools, the peers of each rack.
+pub fn objects(topology: &Topology, encapsulation: Encapsulation) -> String {
+    let routed = topology.racks.iter().any(|rack| rack.software.is_some());
+    let mut text = format!(
+        "apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {{name: default}}
 spec: {{nodeToNodeMeshEnabled: {mesh}, asNumber: 64512}}
 ",
-        control = control(topology.families.first()),
         mesh = !routed,
     );
     for family in topology.families.iter() {

@@ -48,7 +48,7 @@ pub fn check() -> Result<()> {
     }
 }
 
-/// What is missing, one line each; empty: the lab can run. For a visible skip: `lab::requires::missing()`.
+/// What is missing, one line each; empty: the lab can run. For a visible skip: [`skipped`].
 pub fn missing() -> Vec<String> {
     let mut lines = Vec::new();
     if !nix::unistd::geteuid().is_root() {
@@ -96,6 +96,20 @@ pub fn guest_missing() -> Vec<String> {
         lines.push("no /dev/net/tun: modprobe tun".to_owned());
     }
     lines
+}
+
+/// True when the lab cannot run here; prints why, so that a skip is seen. For the first line of a scenario.
+#[expect(
+    clippy::print_stdout,
+    reason = "a skip must be seen where the test's output is"
+)]
+pub fn skipped() -> bool {
+    let missing = missing();
+    if missing.is_empty() {
+        return false;
+    }
+    println!("SKIPPED: {}", missing.join("; "));
+    true
 }
 
 /// Tries what the fabric is made of, in a namespace that ends with the trial.

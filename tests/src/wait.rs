@@ -31,6 +31,12 @@ pub fn until<T>(
     }
 }
 
+/// A number that this process has not had yet, for names.
+pub fn next_number() -> usize {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
 /// Runs one piece of work per item, all at once, and returns the results in the order of the items.
 ///
 /// # Errors

@@ -89,6 +89,9 @@ fn render(count: &Count) -> String {
     )
 }
 
+/// How long a full buffer may stand still before the flow counts as broken.
+const STUCK: Duration = Duration::from_secs(5);
+
 /// Sends on the pace; returns how many went out and the error that ended it early.
 fn send(pace: Pace, mut out: impl FnMut(&[u8]) -> std::io::Result<()>) -> (u64, Option<String>) {
     let start = Instant::now();
@@ -201,6 +204,8 @@ fn tcp(address: SocketAddr, pace: Pace) -> Count {
     let opened = TcpStream::connect_timeout(&address, Duration::from_secs(2)).and_then(|stream| {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+        // A flow that is cut fills its buffer: that is its end, not the end of hearing from it.
+        stream.set_write_timeout(Some(STUCK))?;
         Ok((stream.try_clone()?, stream))
     });
     match opened {
