@@ -14,7 +14,8 @@ use std::time::Duration;
 use lab::lab::deployment;
 use lab::matrix::Matrix;
 use lab::node::ProxyMode;
-use lab::{Lab, requires, rival};
+use lab::requires::skipped;
+use lab::{Lab, rival};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -71,9 +72,7 @@ fn containers(run: &Path) -> Vec<OsString> {
 
 #[test]
 fn a_cluster_runs_pods_and_services_by_the_reference_plugins_and_leaves_nothing() {
-    let missing = requires::missing();
-    if !missing.is_empty() {
-        println!("SKIPPED: {}", missing.join("; "));
+    if skipped() {
         return;
     }
     let before = traces();
@@ -185,9 +184,7 @@ fn exec_and_logs_work(lab: &Lab) {
 
 #[test]
 fn a_node_comes_back_after_a_power_cut_and_the_api_after_a_crash() {
-    let missing = requires::missing();
-    if !missing.is_empty() {
-        println!("SKIPPED: {}", missing.join("; "));
+    if skipped() {
         return;
     }
     let lab = Lab::one_subnet(2).unwrap();

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use lab::{Lab, image, requires};
+use lab::requires::skipped;
+use lab::{Lab, image};
 
 const LIMIT: Duration = Duration::from_mins(4);
 const PODS: usize = 110;
@@ -114,9 +115,7 @@ fn now() -> Instant {
 
 #[test]
 fn a_burst_of_110_pods_comes_and_goes_without_a_trace() {
-    let missing = requires::missing();
-    if !missing.is_empty() {
-        println!("SKIPPED: {}", missing.join("; "));
+    if skipped() {
         return;
     }
     let lab = Lab::one_subnet(1).unwrap();

@@ -10,24 +10,16 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use lab::Lab;
 use lab::capture::Capture;
 use lab::lab::{Pod, deployment};
 use lab::margay::Encapsulation;
 use lab::matrix::Matrix;
 use lab::node::ProxyMode;
-use lab::{Lab, requires};
+use lab::requires::skipped;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const VXLAN: &str = "udp port 4789";
-
-fn skipped() -> bool {
-    let missing = requires::missing();
-    if missing.is_empty() {
-        return false;
-    }
-    println!("SKIPPED: {}", missing.join("; "));
-    true
-}
 
 /// Two racks with Margay in them and twelve pods, three per node.
 fn twelve_pods(encapsulation: Encapsulation) -> (Lab, Vec<Pod>) {
