@@ -1,4 +1,5 @@
-//! Bad input gets a clear error and nothing is lost: to the plugin, to the API, to BGP; a watch that breaks; a second daemon.
+//! Bad input gets a clear error and nothing is lost: to the plugin, to the API, to BGP; a watch that breaks; a second daemon. One
+//! cluster for all: each part leaves it as it was.
 
 #![expect(
     clippy::disallowed_methods,
@@ -13,22 +14,15 @@ use std::time::Duration;
 use lab::flow::Flow;
 use lab::lab::{Pod, deployment};
 use lab::margay::NAMESPACE;
-use lab::{Lab, binaries, requires};
+use lab::requires::skipped;
+use lab::seed::step;
+use lab::{Lab, binaries};
 use serde_json::Value;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const PLUGIN: &str = "/opt/cni/bin/margay";
 /// Where the daemon's metrics are, once they are switched on.
 const METRICS: u16 = 9091;
-
-fn skipped() -> bool {
-    let missing = requires::missing();
-    if missing.is_empty() {
-        return false;
-    }
-    println!("SKIPPED: {}", missing.join("; "));
-    true
-}
 
 /// One subnet of two nodes that peer with each other, two pods on each.
 fn start() -> (Lab, Vec<Pod>) {
@@ -57,15 +51,10 @@ fn flow(lab: &Lab, pods: &[Pod], seconds: u64) -> Flow {
 fn nothing_lost(lab: &Lab, flow: Flow) {
     let counts = flow.finish().unwrap();
     println!("{counts:?}");
-    // Datagrams are not sent again: an interruption of the network would lose some. Gaps are printed and not judged: up to
-    // 3.9 s were seen at load 14 without a loss, taken for the scheduler's and not yet looked at on an idle machine.
-    for count in [&counts.tcp, &counts.udp] {
-        assert!(
-            count.lost == 0 && count.error.is_none(),
-            "{counts:?}\n{}",
-            lab.margay_logs(15)
-        );
-    }
+    let whole = counts.nothing_missing();
+    whole
+        .map_err(|error| error.context(lab.margay_logs(15)))
+        .unwrap();
 }
 
 /// What a call could leave on a node, and what a second daemon could touch: links, addresses, routes, named namespaces, our table.
@@ -254,16 +243,44 @@ fn call(lab: &Lab, verb: &str, stdin: &[u8], environment: &str) -> (i32, String)
 }
 
 #[test]
-fn the_plugin_refuses_bad_calls_by_name_and_leaves_nothing() {
+fn bad_input_gets_a_clear_error_and_changes_nothing() {
     if skipped() {
         return;
     }
     let (lab, pods) = start();
+    step(
+        "the plugin refuses bad calls by name and leaves nothing",
+        || {
+            bad_calls(&lab, &pods);
+        },
+    );
+    step(
+        "a peer that sends garbage changes nothing for others",
+        || {
+            a_garbage_peer(&lab, &pods);
+        },
+    );
+    step(
+        "an object that cannot be read counts as absent and is reported",
+        || {
+            an_unreadable_object(&lab, &pods);
+        },
+    );
+    step("a broken watch recovers", || a_broken_watch(&lab, &pods));
+    step(
+        "a second daemon waits, touches nothing, and takes over",
+        || {
+            a_second_daemon(&lab, &pods);
+        },
+    );
+}
+
+fn bad_calls(lab: &Lab, pods: &[Pod]) {
     lab.node("n1").machine.shell("ip netns add bad").unwrap();
-    let running = flow(&lab, &pods, 20);
-    let (before, used) = (state(&lab, "n1"), handles(&lab));
+    let running = flow(lab, pods, 20);
+    let (before, used) = (state(lab, "n1"), handles(lab));
     for case in refused() {
-        let (exit, stdout) = call(&lab, "ADD", &case.stdin, case.environment);
+        let (exit, stdout) = call(lab, "ADD", &case.stdin, case.environment);
         let error: Value = serde_json::from_str(&stdout)
             .unwrap_or_else(|_| panic!("{}: no JSON on stdout: {stdout}", case.what));
         println!("{}: {stdout}", case.what);
@@ -289,13 +306,14 @@ fn the_plugin_refuses_bad_calls_by_name_and_leaves_nothing() {
         "only loopback is in the sandbox:\n{sandbox}"
     );
     assert_eq!(
-        state(&lab, "n1"),
+        state(lab, "n1"),
         before,
         "refused calls leave nothing on the node"
     );
-    assert_eq!(handles(&lab), used, "refused calls keep no address");
-    a_good_call_still_works(&lab, &before);
-    nothing_lost(&lab, running);
+    assert_eq!(handles(lab), used, "refused calls keep no address");
+    a_good_call_still_works(lab, &before);
+    lab.node("n1").machine.shell("ip netns del bad").unwrap();
+    nothing_lost(lab, running);
 }
 
 fn a_good_call_still_works(lab: &Lab, before: &str) {
@@ -348,15 +366,10 @@ fn serves_http(lab: &Lab, pods: &[Pod]) -> bool {
     lab.exec_in_pod("default", &from.name, &words).is_ok()
 }
 
-#[test]
-fn an_object_that_cannot_be_read_counts_as_absent_and_is_reported() {
-    if skipped() {
-        return;
-    }
-    let (lab, pods) = start();
+fn an_unreadable_object(lab: &Lab, pods: &[Pod]) {
     lab.apply_yaml("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {prometheusMetricsEnabled: true}\n")
         .unwrap();
-    let running = flow(&lab, &pods, 30);
+    let running = flow(lab, pods, 30);
     assert!(
         lab.apply_yaml(UNREADABLE).is_err(),
         "our own schema refuses it"
@@ -391,7 +404,7 @@ fn an_object_that_cannot_be_read_counts_as_absent_and_is_reported() {
     )
     .unwrap();
     lab.wait_for("one quarantined policy in the metrics", MINUTE, || {
-        Ok(quarantined(&lab, "GlobalNetworkPolicy")? == Some(1))
+        Ok(quarantined(lab, "GlobalNetworkPolicy")? == Some(1))
     })
     .unwrap();
     let path = "-o=jsonpath={.status.conditions[?(@.type=='Accepted')].status} {.status.conditions[?(@.type=='Accepted')].message}";
@@ -411,31 +424,30 @@ fn an_object_that_cannot_be_read_counts_as_absent_and_is_reported() {
     .unwrap();
     // Its neighbours of the same kind are read as ever, and the rest goes on.
     assert!(
-        serves_http(&lab, &pods),
+        serves_http(lab, pods),
         "what cannot be read forbids nothing"
     );
     lab.apply_yaml(READABLE).unwrap();
     lab.wait_for("a policy beside it to hold", MINUTE, || {
-        Ok(!serves_http(&lab, &pods))
+        Ok(!serves_http(lab, pods))
     })
     .unwrap();
     lab.delete_yaml(READABLE).unwrap();
     lab.wait_for("its deletion to hold", MINUTE, || {
-        Ok(serves_http(&lab, &pods))
+        Ok(serves_http(lab, pods))
     })
     .unwrap();
-    nothing_lost(&lab, running);
+    nothing_lost(lab, running);
     lab.delete_yaml(UNREADABLE).unwrap();
     lab.wait_for("no quarantined policy in the metrics", MINUTE, || {
-        Ok(quarantined(&lab, "GlobalNetworkPolicy")? == Some(0))
+        Ok(quarantined(lab, "GlobalNetworkPolicy")? == Some(0))
     })
     .unwrap();
     lab.wait_margay(MINUTE).unwrap();
-    a_broken_watch_recovers(&lab, &pods);
 }
 
 /// The API server crashes and comes back: what changed meanwhile and what changes afterwards is heard.
-fn a_broken_watch_recovers(lab: &Lab, pods: &[Pod]) {
+fn a_broken_watch(lab: &Lab, pods: &[Pod]) {
     let manifest =
         std::fs::read_to_string(binaries::workspace().join("manifests/crds.yaml")).unwrap();
     lab.apply_yaml(&manifest).unwrap();
@@ -550,28 +562,23 @@ fn session_with_n2(lab: &Lab) -> (String, u64) {
     (state.clone(), *since)
 }
 
-#[test]
-fn a_peer_that_sends_garbage_changes_nothing_for_others() {
-    if skipped() {
-        return;
-    }
-    let (lab, pods) = start();
+fn a_garbage_peer(lab: &Lab, pods: &[Pod]) {
     lab.wait_for("the nodes' session", MINUTE, || {
-        Ok(session_with_n2(&lab).0 == "Established")
+        Ok(session_with_n2(lab).0 == "Established")
     })
     .unwrap();
     let begun = std::time::Instant::now();
-    let (_, age) = session_with_n2(&lab);
+    let (_, age) = session_with_n2(lab);
     let routes = || {
         lab.node("n1")
             .exec(&["ip", "route", "show", "proto", "81"])
             .unwrap()
     };
-    let before = (routes(), state(&lab, "n1"));
-    let running = flow(&lab, &pods, 45);
+    let before = (routes(), state(lab, "n1"));
+    let running = flow(lab, pods, 45);
     // Nobody's peer: closed without a word.
     for bytes in [noise(4096), open(4), Vec::new()] {
-        assert_eq!(speak(&lab, &bytes), "", "an unknown source gets no answer");
+        assert_eq!(speak(lab, &bytes), "", "an unknown source gets no answer");
     }
     // A peer of ours that has lost its mind. NOTIFICATION codes and subcodes: RFC 4271 §4.5.
     lab.apply_yaml(&format!("apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {{name: garbage}}\nspec: {{peerIP: {}, asNumber: {GARBAGE_AS}}}\n", lab::fabric::CONTROL))
@@ -596,7 +603,7 @@ fn a_peer_that_sends_garbage_changes_nothing_for_others() {
     for (what, bytes, notification) in cases {
         // After an error the daemon lets the peer wait; a refused connection says nothing.
         lab.wait_for(&format!("a NOTIFICATION for {what}"), MINUTE, || {
-            let answer = speak(&lab, &bytes);
+            let answer = speak(lab, &bytes);
             let notified = answer.split(&"f".repeat(32)).any(|part| {
                 part.get(4..)
                     .is_some_and(|rest| rest.starts_with(notification))
@@ -607,8 +614,8 @@ fn a_peer_that_sends_garbage_changes_nothing_for_others() {
         .map_err(|error| error.context(lab.margay_logs(15)))
         .unwrap();
     }
-    nothing_lost(&lab, running);
-    let (state_now, age_now) = session_with_n2(&lab);
+    nothing_lost(lab, running);
+    let (state_now, age_now) = session_with_n2(lab);
     assert_eq!(state_now, "Established");
     assert!(
         age_now + 2 >= age + begun.elapsed().as_secs(),
@@ -616,7 +623,7 @@ fn a_peer_that_sends_garbage_changes_nothing_for_others() {
         begun.elapsed()
     );
     assert_eq!(
-        (routes(), state(&lab, "n1")),
+        (routes(), state(lab, "n1")),
         before,
         "routes and rules are untouched"
     );
@@ -657,17 +664,12 @@ fn kubeconfig_of_the_daemon(lab: &Lab) {
     std::fs::write(shared.join("second.kubeconfig"), text).unwrap();
 }
 
-#[test]
-fn a_second_daemon_waits_touches_nothing_and_takes_over() {
-    if skipped() {
-        return;
-    }
-    let (lab, pods) = start();
+fn a_second_daemon(lab: &Lab, pods: &[Pod]) {
     let own = &lab.binaries().own;
     // Under another name, so that it is not taken for the first.
     std::fs::copy(own.join("routed"), lab.run().shared().join("second")).unwrap();
     std::fs::copy(own.join("margay"), lab.run().shared().join("margay")).unwrap();
-    kubeconfig_of_the_daemon(&lab);
+    kubeconfig_of_the_daemon(lab);
     let node = lab.node("n1");
     // The first one's heartbeat is a new file each time.
     let places = || {
@@ -675,8 +677,8 @@ fn a_second_daemon_waits_touches_nothing_and_takes_over() {
             .shell("ls -i /run/margay | grep -v heartbeat")
             .unwrap()
     };
-    let before = (state(&lab, "n1"), places());
-    let running = flow(&lab, &pods, 40);
+    let before = (state(lab, "n1"), places());
+    let running = flow(lab, pods, 40);
     let words = [
         "/run/lab/shared/second",
         "run",
@@ -697,7 +699,7 @@ fn a_second_daemon_waits_touches_nothing_and_takes_over() {
     std::thread::sleep(Duration::from_secs(5));
     assert!(second.alive(), "it waits: {}", second.tail(10));
     assert_eq!(
-        (state(&lab, "n1"), places()),
+        (state(lab, "n1"), places()),
         before,
         "a waiting daemon touches nothing"
     );
@@ -718,7 +720,7 @@ fn a_second_daemon_waits_touches_nothing_and_takes_over() {
     let text = second.tail(200);
     assert!(!text.contains("panicked"), "{text}");
     node.machine.shell("ip netns add bad").unwrap();
-    let taken_over = state(&lab, "n1");
+    let taken_over = state(lab, "n1");
     let stripped = |text: &str| {
         text.lines()
             .filter(|line| *line != "bad")
@@ -730,8 +732,8 @@ fn a_second_daemon_waits_touches_nothing_and_takes_over() {
         stripped(&before.0),
         "what was in the kernel is adopted"
     );
-    a_good_call_still_works(&lab, &taken_over);
-    nothing_lost(&lab, running);
+    a_good_call_still_works(lab, &taken_over);
+    nothing_lost(lab, running);
 
     // And back: the second ends as a rollout ends one, the kubelet starts the first again.
     second.stop();
