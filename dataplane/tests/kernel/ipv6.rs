@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use crate::netns::{Ns, reaches};
-use crate::racks::{Racks, cable, forward};
+use crate::racks::{Racks, cable, forward, without_tunnel_addresses};
 use crate::world::{pool, world};
 use api::EncapMode::{self, Always, CrossSubnet, Never};
 use dataplane::io::{Config, Driver};
@@ -90,8 +90,10 @@ async fn the_mode_of_an_ipv6_pool_is_switched_live() {
     );
     let (off, _) = racks.apply(&six(Never));
     assert!(off.sent > 0);
-    assert!(!racks.a1.host.ip("link").contains("vxlan-v6.calico"));
     assert_eq!(racks.a1.host.ip("nexthop").trim(), "");
+    assert!(racks.a1.host.ip("link").contains("vxlan-v6.calico"));
+    racks.apply(&[six(Never).to_vec(), without_tunnel_addresses()].concat());
+    assert!(!racks.a1.host.ip("link").contains("vxlan-v6.calico"));
     racks.apply(&six(Always));
     assert_eq!(racks.ping6(), Ok(()));
 }

@@ -181,25 +181,53 @@ impl Machine {
 /// Nodes that tell everything, and a block of each family for each.
 fn cluster() -> Vec<Event> {
     let mut events = Vec::new();
-    for (node, rack, n) in [("a1", 1, 1), ("b1", 2, 3)] {
+    for (node, rack, n) in NODES {
+        let [v4, v6] = addresses(rack);
         let told = [
-            (annotation::IPV4_ADDRESS, format!("10.{rack}.0.11/24")),
-            (annotation::IPV6_ADDRESS, format!("fd01:{rack}::11/64")),
+            (annotation::IPV4_ADDRESS, v4),
+            (annotation::IPV6_ADDRESS, v6),
             (annotation::IPV4_VXLAN_TUNNEL, format!("10.244.{n}.0")),
             (annotation::IPV6_VXLAN_TUNNEL, format!("fd00:10::{n}01")),
             (annotation::IPV4_IPIP_TUNNEL, format!("10.244.{n}.1")),
         ];
-        let told: Vec<_> = told
-            .iter()
-            .map(|(key, text)| (*key, text.as_str()))
-            .collect();
-        events.push(annotated(node, &told));
+        events.push(telling(node, &told));
         for cidr in [format!("10.244.{n}.0/26"), format!("fd00:10::{n}00/122")] {
             events.push(block(&cidr, node, &[]));
             events.push(affinity(&cidr, node, "confirmed"));
         }
     }
     events
+}
+
+/// The same nodes once they have taken their tunnel addresses back.
+pub(crate) fn without_tunnel_addresses() -> Vec<Event> {
+    NODES
+        .map(|(node, rack, _)| {
+            let [v4, v6] = addresses(rack);
+            telling(
+                node,
+                &[
+                    (annotation::IPV4_ADDRESS, v4),
+                    (annotation::IPV6_ADDRESS, v6),
+                ],
+            )
+        })
+        .to_vec()
+}
+
+/// Name, rack, number of the first block.
+const NODES: [(&str, u8, u8); 2] = [("a1", 1, 1), ("b1", 2, 3)];
+
+fn addresses(rack: u8) -> [String; 2] {
+    [format!("10.{rack}.0.11/24"), format!("fd01:{rack}::11/64")]
+}
+
+fn telling(node: &str, told: &[(&str, String)]) -> Event {
+    let told: Vec<_> = told
+        .iter()
+        .map(|(key, text)| (*key, text.as_str()))
+        .collect();
+    annotated(node, &told)
 }
 
 pub(crate) fn forward(ns: &Ns) {
