@@ -283,8 +283,9 @@ fn gone(bed: &Bed) {
                     .count()
             };
             let (watches, pages) = (answered(Call::Watch), answered(Call::Continue));
+            // How many lists are long enough to have further pages depends on what the cluster holds just then.
             anyhow::ensure!(
-                watches >= 30 && pages >= 3,
+                watches >= 30 && pages >= 1,
                 "{watches} watches, {pages} pages"
             );
             Ok(lists() > before)
