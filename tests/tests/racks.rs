@@ -293,12 +293,25 @@ fn policies_take_effect_within_a_second(lab: &Lab) {
     a_bad_selector_is_reported_and_allows_nothing(lab, web, database);
 }
 
-/// What the CRD cannot refuse: on the object's status it is named, and in force it is as if it were not there.
+/// A bad selector is refused at the door; what no admission rule can see (brackets that do not close) is named on the object's
+/// status, and in force it is as if it were not there.
 fn a_bad_selector_is_reported_and_allows_nothing(lab: &Lab, web: &Pod, database: &Pod) {
     let deny = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: default.closed}\nspec: {order: 20, selector: app == 'database', types: [Ingress]}\n";
-    let bad = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: default.bad}\nspec: {order: 10, selector: app == 'database', types: [Ingress], ingress: [{action: Allow, source: {selector: 'app == web'}}]}\n";
+    let allowing = |selector: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: default.bad}}\nspec: {{order: 10, selector: app == 'database', types: [Ingress], ingress: [{{action: Allow, source: {{selector: \"{selector}\"}}}}]}}\n"
+        )
+    };
+    let bad = allowing("(app == 'web'");
     lab.apply_yaml(deny).unwrap();
-    lab.apply_yaml(bad).unwrap();
+    let refused = lab.apply_yaml(&allowing("app == web")).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("source.selector: not a selector"),
+        "{refused:#}"
+    );
+    lab.apply_yaml(&bad).unwrap();
     let path = "-o=jsonpath={.status.conditions[?(@.type=='Accepted')].status} {.status.conditions[?(@.type=='Accepted')].message}";
     lab.wait_for("the bad selector on the object's status", MINUTE, || {
         let status = lab.kubectl(&["get", "globalnetworkpolicy", "default.bad", path])?;
