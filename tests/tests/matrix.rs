@@ -64,6 +64,39 @@ fn every_path_works_in_both_families_and_every_encapsulation() {
     a_policy_holds_in_both_families(&lab, &cells);
 }
 
+/// One subnet, the mesh, and not one IPv4 address but that of loopback links.
+#[test]
+fn a_cluster_of_ipv6_alone_does_without_any_ipv4_address() {
+    if skipped() {
+        return;
+    }
+    let topology = Topology::one_subnet(2).speaking(Families::Ipv6);
+    let lab = Lab::start(Options::new(topology)).unwrap();
+    lab.install_margay_with(Encapsulation::Never).unwrap();
+    let nodes = ["n1", "n2"];
+    let stands = paths::prepare(&lab, &nodes, &["n1"]).unwrap();
+    let _servers = paths::servers(&lab, &nodes).unwrap();
+    let cells = paths::cells(&stands, Family::V6, outside(Family::V6));
+    every_path(&lab, &cells, Encapsulation::Never);
+    let peers = ["exec", "ds/margay", "--", "/routed", "bgp", "peers"];
+    let peers = lab
+        .kubectl(&[&["-n", "margay-system"], &peers[..]].concat())
+        .unwrap();
+    assert!(
+        peers.contains("fd01::1") && peers.contains("Established"),
+        "the mesh speaks IPv6:\n{peers}"
+    );
+    for node in lab.nodes() {
+        let addresses = node
+            .exec(&["ip", "-4", "-o", "addr", "show", "scope", "global"])
+            .unwrap();
+        assert_eq!(addresses, "", "{} has IPv4 addresses", node.name());
+    }
+    for pod in pods(&lab) {
+        assert_eq!(pod.addresses.len(), 1, "{pod:?}");
+    }
+}
+
 fn encapsulate(lab: &Lab, encapsulation: Encapsulation) {
     for family in lab.families().iter() {
         lab.encapsulate(family, encapsulation).unwrap();
